@@ -1,0 +1,56 @@
+"""
+Errors: every deliberate error, grouped by whose move it is.
+
+    CollectorError(code, detail)
+    ├─ ConfigError     operator   fix the file, start again                 exit status 2
+    ├─ BadRequest      sender     change the request; do not resend as is   4xx
+    ├─ Busy            sender     resend the same request later             429, 503
+    ├─ JournalError    operator   disk full or damaged                      503 meanwhile
+    └─ Unreachable     nobody     Postgres or a destination is away; its caller waits
+
+`code` is a fixed word (`bad_gzip`): it is the JSON body's code, the metric label and the log
+field, so it never carries data. `detail` is for people and ends with what to do.
+"""
+
+
+class CollectorError(Exception):
+    """A deliberate error: *code* for machines, *detail* for people."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class ConfigError(CollectorError):
+    """The settings cannot be used; the operator fixes them and starts again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("bad_config", detail)
+
+
+class BadRequest(CollectorError):
+    """The sender must change the request: resending it as it is cannot succeed."""
+
+    def __init__(self, code: str, detail: str, status: int = 400) -> None:
+        super().__init__(code, detail)
+        self.status = status
+
+
+class Busy(CollectorError):
+    """The sender should resend the same request after *retry_after_seconds*."""
+
+    def __init__(
+        self, code: str, detail: str, *, retry_after_seconds: int = 5, status: int = 503
+    ) -> None:
+        super().__init__(code, detail)
+        self.retry_after_seconds = retry_after_seconds
+        self.status = status
+
+
+class JournalError(CollectorError):
+    """The journal cannot take frames now: its disk is full, damaged or read-only."""
+
+
+class Unreachable(CollectorError):
+    """Postgres or a destination is away; whoever called waits and tries again."""
