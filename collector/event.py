@@ -1,7 +1,7 @@
 """
 Event: the shapes that cross rooms.
 
-    sender's bytes ──ingest──▶ Envelope ──journal──▶ Envelope ──refine──▶ Event | Rejection ──▶ store
+    bytes ──ingest──▶ Envelope ──journal──▶ Envelope ──refine──▶ Event | Rejection ──▶ store
 
 Shapes   Envelope   one accepted request, with everything that refining it needs (msgpack).
          WireEvent  one event as senders write it; what need not be read stays raw JSON.

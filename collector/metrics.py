@@ -111,9 +111,7 @@ store_errors = Counter(
     ["kind"],
     registry=REGISTRY,
 )
-seen_ids = Gauge(
-    "collector_store_seen_ids", "Message ids in the dedupe window.", registry=REGISTRY
-)
+seen_ids = Gauge("collector_store_seen_ids", "Message ids in the dedupe window.", registry=REGISTRY)
 
 # --- the process ----------------------------------------------------------------------------
 loop_lag_seconds = Gauge(

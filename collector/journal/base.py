@@ -40,7 +40,7 @@ class Reading(NamedTuple):
     records: list[Record]
     end: int  # everything up to this position has been read or is lost
     lost_frames: int = 0
-    lost_events: dict[str, int] = {}  # noqa: RUF012  by source; a constant
+    lost_events: dict[str, int] = {}
 
 
 Totals = dict[str, int]  # events by source
@@ -70,6 +70,14 @@ class Journal(Protocol):
     @property
     def end(self) -> int:
         """The position of the newest frame on disk; 0 before the first."""
+
+    @property
+    def oldest(self) -> int:
+        """The oldest position that is still kept."""
+
+    @property
+    def base(self) -> int:
+        """Positions up to here were done under an earlier identity; 0 for the first one."""
 
     @property
     def end_at_open(self) -> int:

@@ -1,0 +1,146 @@
+"""
+The door: the command line, and what the exit status says.
+
+    0  all is well      1  something failed while running      2  the settings cannot be used
+"""
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+import uvloop
+
+from collector import __version__, checks, logs
+from collector.app import App
+from collector.config import Config, find, load, unknown
+from collector.errors import CollectorError, ConfigError
+from collector.store.embedded import dsn_of
+
+STATUS_SECONDS = 5.0
+
+
+def _fail(error: CollectorError) -> None:
+    click.echo(f"collector: {error.detail}", err=True)
+    sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _load(path: str | None) -> Config:
+    try:
+        return load(find(path))
+    except ConfigError as exc:
+        _fail(exc)
+        raise
+
+
+_config = click.option(
+    "--config", "path", metavar="FILE", help="The configuration file; else $COLLECTOR_CONFIG."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="collector")
+def main() -> None:
+    """Collect events from SDKs, pixels and links into Postgres, exactly once."""
+
+
+@main.command()
+@_config
+def run(path: str | None) -> None:
+    """Take events and store them, until SIGTERM."""
+    config = _load(path)
+    logs.configure(config.log)
+    for name in unknown():
+        click.echo(f"collector: {name} is set and is no setting", err=True)
+    try:
+        uvloop.run(App(config).run())
+    except CollectorError as exc:
+        _fail(exc)
+
+
+@main.command()
+@_config
+@_json
+def check(path: str | None, *, as_json: bool) -> None:
+    """Check the settings, the directories and Postgres, and say what to mend."""
+    config = _load(path)
+    findings = uvloop.run(checks.examine(config))
+    findings += [
+        checks.Finding("warning", f"{name} is set and is no setting") for name in unknown()
+    ]
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level:8} {finding.text}")
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(2)
+
+
+@main.command()
+@_config
+def dsn(path: str | None) -> None:
+    """Print where the events are, for psql; the embedded Postgres too."""
+    config = _load(path)
+    try:
+        embedded = Path(config.data_dir).absolute() / "postgres"
+        click.echo(config.store.dsn or dsn_of(embedded))
+    except CollectorError as exc:
+        _fail(exc)
+
+
+@main.command()
+@_config
+@_json
+def status(path: str | None, *, as_json: bool) -> None:
+    """Show what the running collector accepted, stored and still holds."""
+    config = _load(path)
+    host = config.admin.host if config.admin.host not in {"", "0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{config.admin.port}/status"
+    request = urllib.request.Request(url)
+    if config.admin.token:
+        request.add_header("Authorization", f"Bearer {config.admin.token}")
+    try:
+        with urllib.request.urlopen(request, timeout=STATUS_SECONDS) as answer:  # noqa: S310
+            facts = json.load(answer)
+    except (OSError, urllib.error.URLError, ValueError) as exc:
+        click.echo(
+            f"collector: no collector answers at {url} ({exc}): start it, or name its "
+            "configuration with --config",
+            err=True,
+        )
+        sys.exit(1)
+    click.echo(json.dumps(facts) if as_json else _table(facts))
+
+
+def _table(facts: dict[str, Any]) -> str:
+    journal, store = facts["journal"], facts["store"]
+    percent = 100 * journal["bytes"] / max(1, journal["bytes_max"])
+    lines = [
+        f"collector {facts['version']}, up {facts['uptime_seconds']:.0f} s",
+        f"journal   {journal['bytes']:,} of {journal['bytes_max']:,} bytes ({percent:.1f} %), "
+        f"{journal['trouble'] or 'writable'}",
+        f"postgres  {store['trouble'] or 'up'}, last seq {store['last_seq']:,}, "
+        f"oldest waiting {store['oldest_seconds']:.1f} s",
+    ]
+    lines += [f"anomaly   {kind}: {count}" for kind, count in facts["anomalies"].items()]
+    columns = (
+        "source", "accepted", "stored", "duplicate", "rejected", "lost", "waiting", "missing",
+    )  # fmt: skip
+    rows = [columns, *([f"{row[c]:,}" if c != "source" else row[c] for c in columns]
+            for row in store["sources"])]  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+    lines.append("")
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""Admin: the second port, on loopback unless told otherwise: metrics, health, state."""
+
+from collector.admin.server import Admin, AdminSettings, is_loopback
+
+__all__ = ["Admin", "AdminSettings", "is_loopback"]

@@ -1,0 +1,180 @@
+"""
+Config: every setting of the collector, from a TOML file and the environment.
+
+    --config FILE, else $COLLECTOR_CONFIG, else ./config/collector.toml if there, else the defaults
+
+`COLLECTOR_<SECTION>_<KEY>` overrides a setting, `COLLECTOR_<SECTION>_<KEY>_FILE` does so with
+what stands in a file, which is how secrets should come. Each room declares its own settings; here
+they are only put together, in the order in which an event meets them.
+
+Errors   ConfigError naming file or variable, setting and reason, before anything listens.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from collector.admin import AdminSettings, is_loopback
+from collector.errors import ConfigError
+from collector.ingest import IngestSettings, SourceSettings
+from collector.journal import JournalSettings
+from collector.logs import LogSettings
+from collector.settings import Section, is_list, is_table, kinds
+from collector.store import StoreSettings
+
+PREFIX = "COLLECTOR_"
+DEFAULT_FILE = Path("config/collector.toml")
+DEMO_KEY = "demo"
+# What Kubernetes sets for a service of our name, and what names the file itself.
+NOT_SETTINGS = ("COLLECTOR_CONFIG", "COLLECTOR_PORT", "COLLECTOR_SERVICE_")
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """Every setting."""
+
+    data_dir: str = "data"  # journal, dedupe index and the embedded Postgres
+    ingest: IngestSettings = IngestSettings()
+    journal: JournalSettings = JournalSettings()
+    store: StoreSettings = StoreSettings()
+    admin: AdminSettings = AdminSettings()
+    log: LogSettings = LogSettings()
+    sources: list[SourceSettings] = msgspec.field(
+        default_factory=lambda: [SourceSettings(name="default", write_key=DEMO_KEY)]
+    )
+
+
+def find(path: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The configuration file that counts, or None for the defaults."""
+    if path or (path := environ.get("COLLECTOR_CONFIG")):
+        return Path(path)
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The settings in *path*, overridden by *environ*."""
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise ConfigError(
+                f"{path} cannot be read ({exc.strerror}): name another file with --config"
+            ) from exc
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError(f"{path} is no TOML: {exc}") from exc
+    name = str(path) if path is not None else "the environment"
+    _override(raw, Config, PREFIX, environ)
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"{name}: {_explain(str(exc))}") from exc
+    _check(config, name)
+    return config
+
+
+def _explain(message: str) -> str:
+    """msgspec's words with the setting in front: `ingest.port: expected int, got str`."""
+    reason, _, where = message.partition(" - at `$")
+    setting = where.rstrip("`").lstrip(".")
+    return f"{setting}: {reason}" if setting else reason
+
+
+def _override(
+    raw: dict[str, Any], section: type[Section], prefix: str, environ: Mapping[str, str]
+) -> None:
+    """Put what *environ* says about *section* into *raw*."""
+    for setting, kind in kinds(section).items():
+        variable = prefix + setting.upper()
+        if is_table(kind):
+            table = raw.setdefault(setting, {})
+            if isinstance(table, dict):
+                _override(table, kind, f"{variable}_", environ)
+            continue
+        value = _value(variable, environ)
+        if value is None:
+            continue
+        if is_list(kind):
+            raw[setting] = _list(variable, value)
+            continue
+        try:
+            raw[setting] = msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"{variable}: {exc}") from exc
+
+
+def _value(variable: str, environ: Mapping[str, str]) -> str | None:
+    if variable in environ:
+        return environ[variable]
+    file = environ.get(f"{variable}_FILE")
+    if file is None:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{variable}_FILE: {file} cannot be read: {exc}") from exc
+
+
+def _list(variable: str, value: str) -> Any:
+    """A list in a variable: JSON, or words with commas between them."""
+    if value.lstrip().startswith("["):
+        try:
+            return msgspec.json.decode(value)
+        except msgspec.DecodeError as exc:
+            raise ConfigError(f"{variable}: {exc}; write a JSON list") from exc
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
+def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that look like ours and are no setting."""
+    known = set(_variables(Config, PREFIX))
+    return sorted(
+        name
+        for name in environ
+        if name.startswith(PREFIX)
+        and name.removesuffix("_FILE") not in known
+        and not name.startswith(NOT_SETTINGS)
+    )
+
+
+def _variables(section: type[Section], prefix: str) -> list[str]:
+    found = []
+    for setting, kind in kinds(section).items():
+        if is_table(kind):
+            found += _variables(kind, f"{prefix}{setting.upper()}_")
+        else:
+            found.append(prefix + setting.upper())
+    return found
+
+
+def _check(config: Config, name: str) -> None:
+    """What no single setting can tell."""
+    if not config.sources:
+        raise ConfigError(f"{name}: sources: there is none; add a [[sources]] table")
+    for what in ("name", "write_key"):
+        values = [getattr(source, what) for source in config.sources]
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                shown = value if what == "name" else "the same key"
+                raise ConfigError(
+                    f"{name}: sources[{index}].{what}: {shown} is used twice; make it unique"
+                )
+    for index, source in enumerate(config.sources):
+        for origin in source.origins:
+            if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+                raise ConfigError(
+                    f"{name}: sources[{index}].origins: {origin} is no web origin; "
+                    "write it as https://shop.example, without a path"
+                )
+    if not is_loopback(config.admin.host) and not config.admin.token:
+        raise ConfigError(
+            f"{name}: admin.token: it is needed because admin.host is not loopback; "
+            "set COLLECTOR_ADMIN_TOKEN_FILE"
+        )
+    if config.store.dsn and not config.store.dsn.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(
+            f"{name}: store.dsn: write it as postgresql://user@host/database, or leave it empty"
+        )

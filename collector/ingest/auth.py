@@ -1,0 +1,59 @@
+"""
+Auth: a write key to the source it belongs to.
+
+Where a key may stand, in the order that never goes wrong: X-Write-Key (Jitsu masks the key in its
+body), the query (beacons), the user of Basic auth, the body. `Authorization: Bearer` belongs to
+Segment's OAuth and carries no write key; it then stands in the body.
+
+Errors   BadRequest(missing_write_key), BadRequest(unknown_write_key): 401.
+Source   Segment, "HTTP Tracking API", section Authentication; recorded requests in tests/wire
+"""
+
+import binascii
+import hmac
+from collections.abc import Sequence
+
+from collector.errors import BadRequest
+from collector.ingest.settings import SourceSettings
+
+
+class Sources:
+    """The configured sources by write key."""
+
+    def __init__(self, sources: Sequence[SourceSettings]) -> None:
+        self._by_key = {source.write_key: source for source in sources}
+        self.names = [source.name for source in sources]
+        self.origins = {origin for source in sources for origin in source.origins}
+        self.open = any(not source.origins for source in sources)
+
+    def find(self, key: str | None) -> SourceSettings:
+        """The source of *key*."""
+        if not key:
+            raise BadRequest(
+                "missing_write_key",
+                "the request has no write key: send it as the user of Basic auth, "
+                "or as writeKey in the body or query",
+                status=401,
+            )
+        source = self._by_key.get(key)
+        # The table finds it; the comparison in constant time decides.
+        if source is None or not hmac.compare_digest(source.write_key.encode(), key.encode()):
+            raise BadRequest(
+                "unknown_write_key",
+                "no source has this write key: compare it with [[sources]] in the collector's "
+                "configuration",
+                status=401,
+            )
+        return source
+
+
+def key_of_basic(authorization: str) -> str | None:
+    """The write key in an Authorization header, or None if it carries none."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        decoded = binascii.a2b_base64(credentials.strip()).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return decoded.partition(":")[0] or None

@@ -1,0 +1,192 @@
+"""
+Decode: bytes to events, at two speeds, so that one bad event never costs the others.
+
+    fast     msgspec reads the whole body with types; nothing is copied, nothing built that need
+             not be read
+    lenient  anything it refuses, or that Postgres could not keep: the body is taken apart, each
+             event is read alone, repaired where it has one obvious reading, or refused with a
+             reason
+
+Shapes   Decoded.body is strict JSON in UTF-8: one event, or an object with "batch".
+Units    sizes in bytes.
+Errors   BadRequest for a body that can never be read; what is wrong with a single event is a
+         Problem at its index.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from collector import metrics
+from collector.errors import BadRequest
+from collector.event import BATCH, Problem, Refusal, WireBatch, WireEvent
+from collector.ingest.coerce import coerce
+from collector.ingest.settings import IngestSettings
+from collector.leniency import Unreadable, doubtful, repair, split
+from collector.refine import Limits, problem_of
+
+THREAD_BYTES = 256 << 10  # reading more than this leniently leaves the loop alone
+REFUSED_DATA_BYTES = 65_536  # of an event that is refused, so much is kept
+
+_decode_event = msgspec.json.Decoder(WireEvent).decode
+_decode_batch = msgspec.json.Decoder(WireBatch).decode
+
+
+class _Outline(msgspec.Struct):
+    batch: list[Raw]
+
+
+_decode_outline = msgspec.json.Decoder(_Outline).decode
+
+# UnicodeDecodeError is a ValueError; msgspec's own errors are too.
+_REFUSED = (ValueError, RecursionError)
+
+
+class Decoded(NamedTuple):
+    """One readable body, and what is wrong with single events of it."""
+
+    body: bytes
+    write_key: str | None
+    events: int  # readable or not
+    refusals: list[Refusal]
+    problems: list[tuple[int, Problem]]  # by index, refusals included
+
+
+class Decoder:
+    """Reads bodies within the limits of one ingest port."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings = settings
+        self._limits = Limits(settings.id_bytes_max, settings.name_bytes_max)
+
+    async def decode(self, body: bytes, call: str) -> Decoded:
+        """The events in *body*, which came to the path of *call*."""
+        try:
+            return self._fast(body, call)
+        except _REFUSED:
+            pass
+        metrics.repaired.inc()
+        if len(body) < THREAD_BYTES:
+            return self._lenient(body, call)
+        return await asyncio.to_thread(self._lenient, body, call)
+
+    def _fast(self, body: bytes, call: str) -> Decoded:
+        settings = self._settings
+        if doubtful(body, depth_max=settings.depth_max):
+            raise ValueError
+        if call != BATCH:
+            event = _decode_event(body)
+            if len(body) > settings.event_bytes_max:
+                raise ValueError
+            problem = problem_of(event, call, self._limits)
+            return Decoded(body, event.writeKey, 1, [], [(0, problem)] if problem else [])
+        if len(body) > settings.event_bytes_max:
+            outline = _decode_outline(body).batch
+            if len(outline) > settings.batch_events_max or any(
+                len(memoryview(event)) > settings.event_bytes_max for event in outline
+            ):
+                raise ValueError
+        batch = _decode_batch(body)
+        events = batch.batch
+        if len(events) > settings.batch_events_max:
+            raise ValueError
+        limits = self._limits
+        problems = [
+            (index, problem)
+            for index, event in enumerate(events)
+            if (problem := problem_of(event, event.type, limits)) is not None
+        ]
+        key = batch.writeKey or (events[0].writeKey if events else None)
+        return Decoded(body, key, len(events), [], problems)
+
+    def _lenient(self, body: bytes, call: str) -> Decoded:
+        if not body.strip():
+            raise BadRequest("empty_body", "the body is empty: send one JSON object")
+        if call != BATCH:
+            return self._lenient_event(body, call)
+        try:
+            envelope = split(body, elements_max=10 * self._settings.batch_events_max)
+        except Unreadable as exc:
+            raise BadRequest(exc.code, exc.detail) from exc
+        if envelope.elements is None:
+            raise BadRequest("missing_batch", 'the body needs a list named "batch": add one')
+        good: list[bytes] = []
+        refusals: list[Refusal] = []
+        problems: list[tuple[int, Problem]] = []
+        key = None
+        for index, element in enumerate(envelope.elements):
+            if index >= self._settings.batch_events_max:
+                most = self._settings.batch_events_max
+                detail = f"a batch holds at most {most} events: send smaller batches"
+                result: tuple[bytes, WireEvent] | Problem = Problem("too_many_events", detail)
+            else:
+                result = self._one(element)
+            if isinstance(result, Problem):
+                problems.append((index, result))
+                refusals.append(Refusal(index, *result, element[:REFUSED_DATA_BYTES]))
+                continue
+            text, event = result
+            key = key or event.writeKey
+            if problem := problem_of(event, event.type, self._limits):
+                problems.append((index, problem))
+            good.append(text)
+        members = [b'"batch":[' + b",".join(good) + b"]"]
+        members += [
+            b'"%s":%s' % (name.encode(), value)
+            for name in ("sentAt", "context", "integrations")
+            if name in envelope.members and (value := self._member(envelope.members[name], name))
+        ]
+        clean = b"{" + b",".join(members) + b"}"
+        key = _text(envelope.members.get("writeKey")) or key
+        return Decoded(clean, key, len(envelope.elements), refusals, problems)
+
+    def _lenient_event(self, body: bytes, call: str) -> Decoded:
+        result = self._one(body)
+        if isinstance(result, Problem):
+            raise BadRequest(*result)
+        text, event = result
+        problem = problem_of(event, call, self._limits)
+        return Decoded(text, event.writeKey, 1, [], [(0, problem)] if problem else [])
+
+    def _one(self, element: bytes) -> tuple[bytes, WireEvent] | Problem:
+        """One event read alone: strict JSON and what it says, or why it cannot be read."""
+        most = self._settings.event_bytes_max
+        if len(element) > most:
+            return Problem("event_too_large", f"an event may have {most} bytes, not {len(element)}")
+        depth = self._settings.depth_max
+        try:
+            if not doubtful(element, depth_max=depth):
+                return element, _decode_event(element)
+        except _REFUSED:
+            pass
+        try:
+            element = repair(element, depth_max=depth)
+        except Unreadable as exc:
+            return Problem(exc.code, exc.detail)
+        try:
+            return element, _decode_event(element)
+        except _REFUSED:
+            pass
+        coerced = coerce(element)
+        if isinstance(coerced, Problem):
+            return coerced
+        return coerced, _decode_event(coerced)
+
+    def _member(self, value: bytes, name: str) -> bytes | None:
+        """A member beside the batch, if it can be used: an object, or text for sentAt."""
+        try:
+            value = repair(value, depth_max=self._settings.depth_max)
+        except Unreadable:
+            return None
+        return value if value[:1] == (b'"' if name == "sentAt" else b"{") else None
+
+
+def _text(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return msgspec.json.decode(value, type=str)
+    except _REFUSED:
+        return None

@@ -1,0 +1,315 @@
+"""
+Protocol: HTTP as the ingest port speaks it, on aiohttp's parser and connection handling.
+
+This file alone builds on aiohttp's server internals (pinned to a minor version): it skips the
+request and response objects of `web.Application`, which cost more than all we do with an event,
+and writes replies whose bytes were put together beforehand. What that leaves to us is here and in
+tests/ingest/test_http.py: HEAD, HTTP/1.0, `Connection: close`, `Expect: 100-continue`, parser
+errors, and deadlines for headers, of which aiohttp has none but its keep-alive timeout.
+
+Units    seconds and bytes.
+Source   RFC 9110, RFC 9112
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote_plus
+
+import msgspec
+from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from collector import metrics
+from collector.errors import BadRequest
+
+log = logging.getLogger(__name__)
+
+JSON = "application/json"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+READ_BYTES = 256 << 10  # of a body that nobody has asked for yet
+
+_date = (0, b"")
+
+
+def _date_line() -> bytes:
+    global _date  # noqa: PLW0603  once a second
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, b"Date: " + formatdate(now, usegmt=True).encode() + b"\r\n")
+    return _date[1]
+
+
+class Reply:
+    """A status, headers and a body, put together once and sent many times."""
+
+    __slots__ = ("body", "count", "head", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: str | None = JSON,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self.status = status
+        self.body = body
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+        if content_type is not None:
+            lines.append(f"Content-Type: {content_type}")
+        if status != HTTPStatus.NO_CONTENT:
+            lines.append(f"Content-Length: {len(body)}")
+        lines.extend(f"{name}: {value}" for name, value in headers)
+        self.head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n"
+        self.count = metrics.requests.labels(f"{status // 100}xx")
+
+    @classmethod
+    def json(cls, status: int, value: object, headers: Iterable[tuple[str, str]] = ()) -> "Reply":
+        """A reply with *value* as its JSON body."""
+        return cls(status, msgspec.json.encode(value), JSON, headers)
+
+
+class Request:
+    """One request as handlers see it: the parsed head, and the body's stream."""
+
+    __slots__ = ("_task", "content", "message", "path", "protocol", "query_string", "received")
+
+    def __init__(
+        self, message: RawRequestMessage, content: StreamReader, protocol: "Connection"
+    ) -> None:
+        self.message = message
+        self.content = content
+        self.protocol = protocol
+        self._task: Any = None  # the server sets and clears it
+        target = message.path
+        if not target.startswith("/"):  # absolute form, as sent to a proxy
+            target = message.url.raw_path_qs
+        self.path, _, self.query_string = target.partition("?")
+        self.received = 0.0
+
+    # What the server's connection handling asks of a request.
+    def _finish(self) -> None:
+        pass
+
+    def _cancel(self, exc: BaseException) -> None:
+        """The connection is gone: a body that is still being read ends here."""
+        if not self.content.is_eof():
+            self.content.set_exception(exc)
+
+    @property
+    def method(self) -> str:
+        return self.message.method
+
+    def header(self, name: str) -> str | None:
+        return self.message.headers.get(name)
+
+    def headers(self, name: str) -> list[str]:
+        return self.message.headers.getall(name, [])
+
+    @property
+    def peer(self) -> str | None:
+        """The address at the other end of the connection."""
+        peer = self.protocol.peername
+        return peer[0] if isinstance(peer, tuple) else None
+
+    def query(self, pairs_max: int = 500) -> dict[str, str]:
+        """The query's parameters, decoded once as forms are; the first of one name counts."""
+        found: dict[str, str] = {}
+        for pair in self.query_string.split("&", pairs_max)[:pairs_max]:
+            name, _, value = pair.partition("=")
+            found.setdefault(
+                unquote_plus(name, errors="replace"), unquote_plus(value, errors="replace")
+            )
+        return found
+
+    @property
+    def content_length(self) -> int | None:
+        """The announced size of the body in bytes, or None for a chunked one."""
+        text = self.message.headers.get("Content-Length")
+        if text is not None:
+            return int(text)
+        return None if self.message.chunked else 0
+
+    def expect(self) -> None:
+        """Tell a client that waits for it to send its body."""
+        expectation = self.message.headers.get("Expect")
+        if expectation is None or self.message.version < HttpVersion11:
+            return
+        if expectation.lower() != "100-continue":
+            raise BadRequest(
+                "unknown_expectation", "only Expect: 100-continue is understood", status=417
+            )
+        if not self.content.is_eof() and self.protocol.transport is not None:
+            self.protocol.transport.write(CONTINUE)
+
+
+class Sent:
+    """A reply to one request, in the shape in which the server finishes responses."""
+
+    __slots__ = ("_extra", "_reply", "_request", "keep_alive")
+
+    def __init__(self, request: Request, reply: Reply, extra: bytes = b"") -> None:
+        self._request = request
+        self._reply = reply
+        self._extra = extra
+        self.keep_alive = not request.message.should_close
+
+    def close(self) -> "Sent":
+        """End the connection after this reply."""
+        self.keep_alive = False
+        return self
+
+    async def prepare(self, _: object) -> None:
+        """Write the reply."""
+        request, reply = self._request, self._reply
+        protocol = request.protocol
+        transport = protocol.transport
+        reply.count.inc()
+        if transport is None or transport.is_closing():
+            return
+        if protocol.stopping:
+            self.keep_alive = False
+        if request.message.version >= HttpVersion11:
+            connection = b"" if self.keep_alive else b"Connection: close\r\n"
+        else:
+            connection = b"Connection: keep-alive\r\n" if self.keep_alive else b""
+        body = b"" if request.message.method == "HEAD" else reply.body
+        transport.write(
+            b"".join((reply.head, self._extra, _date_line(), connection, b"\r\n", body))
+        )
+        if protocol.writing_paused:  # a client that sends and does not read
+            await protocol._drain_helper()
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+
+Handle = Callable[[Request], Awaitable[Sent]]
+ReplyToError = Callable[[BadRequest], Reply]
+
+
+class Connection(RequestHandler):
+    """One connection: aiohttp's, with a deadline for headers and our words for its errors."""
+
+    __slots__ = ("_deadline", "_server")
+
+    def __init__(self, server: "Server", **settings: Any) -> None:
+        super().__init__(server, loop=server.loop, **settings)
+        self._server = server
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def stopping(self) -> bool:
+        return self._server.stopping
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        metrics.connections.inc()
+        if len(self._server._connections) > self._server.connections_max:
+            self._refuse("too_many_connections", "too many connections; try again later", 503)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._manager is not None:
+            metrics.connections.dec()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            # Bytes came and still no request is complete.
+            if self._deadline is None:
+                self._deadline = self._loop.call_later(self._server.header_seconds, self._too_slow)
+        elif self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self._refuse("header_timeout", "the request's headers did not arrive in time", 408)
+
+    def _refuse(self, code: str, detail: str, status: int) -> None:
+        """Answer before there is a request, and hang up."""
+        metrics.refused.labels(code).inc()
+        if self.transport is not None:
+            reply = self._server.reply_to(BadRequest(code, detail, status=status))
+            reply.count.inc()
+            self.transport.write(
+                b"".join((reply.head, _date_line(), b"Connection: close\r\n\r\n", reply.body))
+            )
+        self.force_close()
+
+    def handle_error(  # type: ignore[override]  # a reply is what our handlers return
+        self,
+        request: Request,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> Sent:
+        """What a request gets that could not be parsed, or whose handler failed."""
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("A request failed inside the collector", exc_info=exc)
+            error = BadRequest("internal_error", "the collector failed; resend later", status=500)
+        elif isinstance(exc, LineTooLong):
+            error = BadRequest(
+                "header_too_large", "the request line or a header is too long", status=431
+            )
+        else:
+            error = BadRequest("bad_http", "this is not HTTP as RFC 9112 has it")
+        metrics.refused.labels(error.code).inc()
+        return Sent(request, self._server.reply_to(error)).close()
+
+
+class Server(web.Server):
+    """Makes connections; *handle* answers every request that could be parsed."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        reply_to: ReplyToError,
+        *,
+        header_seconds: float,
+        idle_seconds: float,
+        url_bytes_max: int,
+        header_bytes_max: int,
+        headers_max: int,
+        connections_max: int,
+    ) -> None:
+        super().__init__(handle, request_factory=self._request)  # type: ignore[arg-type]
+        self.loop = asyncio.get_running_loop()
+        self.reply_to = reply_to
+        self.header_seconds = header_seconds
+        self.connections_max = connections_max
+        self.stopping = False
+        self._settings: dict[str, Any] = {
+            "keepalive_timeout": idle_seconds,
+            "max_line_size": url_bytes_max,
+            "max_field_size": header_bytes_max,
+            "max_headers": headers_max,
+            "read_bufsize": READ_BYTES,
+            "auto_decompress": False,  # body.py unzips, within bounds of its own
+            "access_log": None,
+            "logger": log,
+        }
+
+    @staticmethod
+    def _request(
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: Connection,
+        writer: object,
+        task: object,
+    ) -> Request:
+        return Request(message, payload, protocol)
+
+    def __call__(self) -> Connection:
+        return Connection(self, **self._settings)

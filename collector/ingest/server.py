@@ -1,0 +1,186 @@
+"""
+Server: the routes of the ingest port, its start and stop, and how an error is answered.
+
+    BadRequest     its own status (400, 401, 403, 404, 405, 408, 413, 415, 417, 431)
+    Busy           its own status (429, 503) and Retry-After
+    JournalError   503 and Retry-After
+    anything else  500; it is a defect of ours, and logged as one
+
+Every answer is JSON with `code` and `message` when something is wrong, carries the CORS headers,
+and never redirects: SDKs follow a redirect with a bodyless GET and count it as delivered.
+
+Every path exists twice more: below `path_prefix`, and below `neutral_path_prefix` for pages whose
+visitors block the usual names.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import unquote
+
+from collector.errors import BadRequest, Busy, CollectorError, ConfigError
+from collector.ingest.auth import Sources
+from collector.ingest.intake import Intake
+from collector.ingest.pixel import Pixel, gif
+from collector.ingest.protocol import Reply, Request, Sent, Server
+from collector.ingest.sdk import Sdk
+from collector.ingest.settings import IngestSettings, SourceSettings
+from collector.ingest.tracking import CALLS, Tracking
+from collector.journal import Journal
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Request], Awaitable[Reply]]
+
+RETRY_AFTER_SECONDS = 10  # when the disk refuses
+LINE_BYTES_MAX = 1 << 17  # what the parser takes of a request line, so that we can answer it
+
+_HEALTHY = Reply(200, b'{"status":"ok"}')
+
+
+def reply_to(error: CollectorError) -> Reply:
+    """The answer to a request that failed with *error*."""
+    body = {"success": False, "code": error.code, "message": error.detail}
+    if isinstance(error, BadRequest):
+        return Reply.json(error.status, body)
+    if isinstance(error, Busy):
+        return Reply.json(error.status, body, [("Retry-After", str(error.retry_after_seconds))])
+    return Reply.json(503, body, [("Retry-After", str(RETRY_AFTER_SECONDS))])
+
+
+class Ingest:
+    """The ingest port. Answers only after the journal has what it acknowledges."""
+
+    def __init__(
+        self, settings: IngestSettings, sources: Sequence[SourceSettings], journal: Journal
+    ) -> None:
+        self.settings = settings
+        self._intake = Intake(settings, Sources(sources), journal)
+        self._cors = self._intake.cors
+        self._journal = journal
+        self._sdk = Sdk(self._intake, settings)
+        self._routes: dict[str, dict[str, Handler]] = {}
+        self._bases: list[str] = []
+        self._server: Server | None = None
+        self._listeners: list[asyncio.Server] = []
+        for base in dict.fromkeys(("", settings.path_prefix, settings.neutral_path_prefix)):
+            self._bases.append(base)
+            self._add_routes(base)
+
+    def _add_routes(self, base: str) -> None:
+        tracking, pixel = Tracking(self._intake), Pixel(self._intake)
+        self._route(f"{base}/health", "GET", self._health)
+        self._route(f"{base}/v1/m", "POST", self._sdk.metrics)
+        self._route(f"{base}/px.gif", "GET", pixel.handler(None))
+        for name, call in CALLS.items():
+            self._route(f"{base}/v1/{name}", "POST", tracking.handler(call))
+        for call in ("track", "page", "screen", "identify", "group", "alias"):
+            self._route(f"{base}/v1/pixel/{call}", "GET", pixel.handler(call))
+
+    def _route(self, path: str, method: str, handler: Handler) -> None:
+        methods = {method: handler}
+        if method == "GET":
+            methods["HEAD"] = handler
+        # With and without the last slash: a redirect would lose the body.
+        self._routes[path] = self._routes[path + "/"] = methods
+
+    # --- start and stop --------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen. ConfigError if the address cannot be had."""
+        settings = self.settings
+        self._server = Server(
+            self._handle,
+            reply_to,
+            header_seconds=settings.header_seconds,
+            idle_seconds=settings.idle_seconds,
+            url_bytes_max=max(LINE_BYTES_MAX, settings.url_bytes_max),
+            header_bytes_max=settings.header_bytes_max,
+            headers_max=settings.headers_max,
+            connections_max=settings.connections_max,
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            listener = await loop.create_server(
+                self._server, settings.host or None, settings.port, backlog=1024
+            )
+        except (OSError, socket.gaierror) as exc:
+            raise ConfigError(
+                f"ingest cannot listen on {settings.host}:{settings.port} ({exc.strerror or exc}): "
+                "stop what uses the port, or set ingest.host and ingest.port"
+            ) from exc
+        self._listeners.append(listener)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also when 0 asked for any."""
+        port: int = self._listeners[0].sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        """Take no more connections, finish the requests under way, close the rest."""
+        for listener in self._listeners:
+            listener.close()
+        if self._server is not None:
+            self._server.stopping = True
+            self._server.pre_shutdown()
+            await self._server.shutdown(self.settings.stop_seconds)
+
+    # --- requests --------------------------------------------------------------------------
+
+    async def _handle(self, request: Request) -> Sent:
+        try:
+            reply = await self._answer(request)
+        except CollectorError as exc:
+            if not isinstance(exc, BadRequest):
+                self._intake.refused(request, exc)
+            reply = reply_to(exc)
+            sent = Sent(request, reply, self._cors.headers(request))
+            # What is left of a body that nobody will read would be taken for the next request.
+            return sent if request.content.is_eof() else sent.close()
+        return Sent(request, reply, self._cors.headers(request))
+
+    async def _answer(self, request: Request) -> Reply:
+        path = request.path
+        methods = self._routes.get(path)
+        if methods is None:
+            return await self._other(request, path)
+        if len(request.query_string) + len(path) > self.settings.url_bytes_max:
+            if "pixel" in path or path.endswith("px.gif"):
+                return gif("url_too_large")
+            raise BadRequest("url_too_large", "the address is too long: use POST", status=414)
+        handler = methods.get(request.method)
+        if handler is not None:
+            return await handler(request)
+        if request.method == "OPTIONS":
+            return self._cors.preflight(request)
+        raise self._wrong_method(methods)
+
+    async def _other(self, request: Request, path: str) -> Reply:
+        for base in self._bases:
+            rest = path.removeprefix(f"{base}/v1/projects/")
+            if rest == path:
+                continue
+            key, _, last = rest.rstrip("/").rpartition("/")
+            if last == "settings" and key and "/" not in key:
+                if request.method in {"GET", "HEAD"}:
+                    return await self._sdk.settings(request, unquote(key), base)
+                if request.method != "OPTIONS":
+                    raise self._wrong_method({"GET": self._health})
+        if request.method == "OPTIONS":
+            return self._cors.preflight(request)
+        raise BadRequest(
+            "not_found",
+            "nothing is here: events go to /v1/track, /v1/batch and their like",
+            status=404,
+        )
+
+    @staticmethod
+    def _wrong_method(methods: dict[str, Handler]) -> BadRequest:
+        allowed = " or ".join(sorted(methods))
+        return BadRequest("wrong_method", f"use {allowed} here", status=405)
+
+    async def _health(self, request: Request) -> Reply:
+        self._journal.check_room()
+        return _HEALTHY

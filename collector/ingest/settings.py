@@ -1,0 +1,48 @@
+"""Settings of the ingest port and of the sources that may send to it."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from collector.settings import Bytes, Count, Port, Seconds, SecondsOrNone, Section
+
+Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_.~-]+)*$")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+WriteKey = Annotated[str, Meta(pattern=r"^[!-~]{1,200}$")]
+Rate = Annotated[float, Meta(ge=0, le=1)]
+
+
+class SourceSettings(Section, frozen=True, kw_only=True):
+    """Who may send, and with which key."""
+
+    name: Name  # metric label and column `source`
+    write_key: WriteKey
+    kind: Literal["browser", "server"] = "browser"
+    origins: list[str] = []  # web origins that may send; empty allows any, without credentials
+
+
+class IngestSettings(Section, frozen=True, kw_only=True):
+    """The port that senders use."""
+
+    host: str = "0.0.0.0"  # noqa: S104  senders are elsewhere
+    port: Port = 8080
+    path_prefix: Prefix = ""  # in front of every path, for a proxy that does not strip it
+    neutral_path_prefix: Prefix = "/x"  # the same paths again, where blockers know the usual ones
+    trusted_proxies: list[str] = []  # addresses or networks whose X-Forwarded-* are believed
+    body_bytes_max: Bytes = 10_485_760  # unzipped
+    event_bytes_max: Bytes = 262_144
+    batch_events_max: Count = 10_000
+    depth_max: Count = 100  # nesting of one event
+    id_bytes_max: Bytes = 512  # message, user, anonymous, group and previous ids
+    name_bytes_max: Bytes = 1024  # event, name and category
+    url_bytes_max: Bytes = 32_768
+    header_bytes_max: Bytes = 16_384  # one header
+    headers_max: Count = 128
+    header_seconds: Seconds = 15.0  # until a request's headers are complete
+    body_seconds: Seconds = 60.0  # until its body is
+    idle_seconds: Seconds = 75.0  # between two requests of one connection
+    stop_seconds: SecondsOrNone = 10.0  # for requests under way when the collector stops
+    body_bytes_in_flight_max: Bytes = 134_217_728
+    connections_max: Count = 20_000
+    refusals_kept_per_minute: Count = 60  # requests turned down that leave a rejected event
+    sdk_metrics_sample_rate: Rate = 0.0  # what analytics.js is told to report about itself

@@ -1,0 +1,93 @@
+"""
+Tracking: Segment's HTTP tracking API, which most SDKs speak.
+
+    POST /v1/{track,identify,page,screen,group,alias}   one event, its type from the path
+    POST /v1/{t,i,p,s,g,a}                              the same, as analytics.js writes it
+    POST /v1/{batch,b,import}                           {"batch": [...]}, every event has a type
+
+Answers 200 `{"success":true}` once everything is on disk. Events of a batch that cannot be taken
+are named in `rejected` and kept as rejected events; a single event that cannot is a 400.
+
+Source   Segment, "HTTP Tracking API"; recorded requests in tests/wire
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from collector import metrics
+from collector.errors import BadRequest
+from collector.event import BATCH
+from collector.ingest.intake import Intake
+from collector.ingest.protocol import Reply, Request
+
+CALLS = {
+    "track": "track",
+    "identify": "identify",
+    "page": "page",
+    "screen": "screen",
+    "group": "group",
+    "alias": "alias",
+    "t": "track",
+    "i": "identify",
+    "p": "page",
+    "s": "screen",
+    "g": "group",
+    "a": "alias",
+    "batch": BATCH,
+    "b": BATCH,
+    "import": BATCH,
+}
+REJECTED_NAMED_MAX = 50  # so many are named in the answer; all are counted and kept
+
+SUCCESS = Reply(200, b'{"success":true}')
+
+_observe_ack = metrics.ack_seconds.observe
+
+
+class Tracking:
+    """Handlers of the tracking calls."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def handler(self, call: str) -> Callable[[Request], Awaitable[Reply]]:
+        """The handler of *call*: BATCH or an event type."""
+
+        async def handle(request: Request) -> Reply:
+            return await self._take(request, call)
+
+        return handle
+
+    async def _take(self, request: Request, call: str) -> Reply:
+        intake = self._intake
+        body = await intake.body(request)
+        began = time.perf_counter()
+        source_name = ""
+        try:
+            parameters = request.query() if request.query_string else None
+            key = intake.key(request, parameters)
+            if key is not None:
+                # Before decoding: a wrong key costs us no more than it must.
+                source_name = intake.source(request, key).name
+            decoded = await intake.decoder.decode(body.data, call)
+            source = intake.source(request, key or decoded.write_key)
+            source_name = source.name
+            if call != BATCH and decoded.problems:
+                raise BadRequest(*decoded.problems[0][1])
+            if decoded.events:
+                await intake.accept(request, source, call, decoded)
+        except BadRequest as exc:
+            intake.refused(request, exc, body.data, source_name)
+            raise
+        finally:
+            body.release()
+        _observe_ack(time.perf_counter() - began)
+        if not decoded.problems:
+            return SUCCESS
+        rejected = [
+            {"index": index, "code": problem.code, "message": problem.detail}
+            for index, problem in decoded.problems[:REJECTED_NAMED_MAX]
+        ]
+        count = len(decoded.problems)
+        answer = {"success": True, "rejected_count": count, "rejected": rejected}
+        return Reply.json(200, answer)

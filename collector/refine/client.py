@@ -1,0 +1,65 @@
+"""
+Client: the person's device, where its SDK did not describe it.
+
+Address, user agent and page are taken from the request only when the person's own device made it:
+a server's address is never the person's. A source of kind browser may still be used by a server
+SDK (the default source is), so an event that a server library wrote is left alone.
+
+Shapes   members of `context`; what the SDK sent stays, `0.0.0.0` included.
+Source   Segment, "Spec: Common Fields": ip is filled in for client-side libraries only;
+         `context.direct` asks for it in plain HTTP calls.
+"""
+
+import msgspec
+
+from collector.event import NOTHING
+from collector.refine.draft import Draft
+
+SERVER_LIBRARIES = frozenset(
+    {
+        "analytics-python",
+        "analytics-node",
+        "@segment/analytics-node",
+        "@customerio/cdp-analytics-node",
+        "@rudderstack/rudder-sdk-node",
+        "analytics-ruby",
+        "analytics-go",
+        "analytics-java",
+        "analytics-php",
+        "analytics-csharp",
+        "Analytics.NET",
+        "analytics-rust",
+        "analytics-elixir",
+    }
+)
+
+
+class _Library(msgspec.Struct):
+    name: str = ""
+    env: str = ""
+
+
+_decode_library = msgspec.json.Decoder(_Library).decode
+
+
+def client(draft: Draft) -> None:
+    """Fill in ip, user agent and page from the request."""
+    call, context = draft.call, draft.context
+    if not call.envelope.device and not context.direct:
+        return
+    if context.library is not NOTHING and _by_server(bytes(context.library)):
+        return
+    if context.ip is NOTHING and call.ip:
+        draft.members.append(call.ip)
+    if context.userAgent is NOTHING and call.agent:
+        draft.members.append(call.agent)
+    if context.page is NOTHING and call.page:
+        draft.members.append(call.page)
+
+
+def _by_server(text: bytes) -> bool:
+    try:
+        library = _decode_library(text)
+    except msgspec.ValidationError:
+        return False
+    return library.name in SERVER_LIBRARIES or library.env == "node"

@@ -1,0 +1,76 @@
+"""
+Clock: when an event happened, seen through a device whose clock is wrong.
+
+    timestamp = receivedAt - (sentAt - originalTimestamp)
+
+Without a usable sentAt there is no skew to remove, and the sender's time stands. A sender that
+gives originalTimestamp and timestamp both (RudderStack's SDKs) names with the latter the time it
+means: that one stands as it is.
+
+Shapes   times come as ISO 8601 with or without zone (then UTC), or as numbers in text.
+Units    microseconds since 1970, UTC.
+Errors   none: an unusable time falls back to receivedAt and is flagged `clock_unusable`; its text
+         stays in `extra.collector`.
+Source   Segment, "Spec: Common Fields", section Timestamps
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from collector.refine.draft import Draft
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+EARLIEST = (datetime(1, 1, 2, tzinfo=UTC) - EPOCH) // MICROSECOND
+LATEST = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND
+MILLISECONDS_FROM = 100_000_000_000  # as seconds that is the year 5138
+
+
+def clock(draft: Draft) -> None:
+    """Set timestamp, original_timestamp and sent_at."""
+    wire, event = draft.wire, draft.event
+    explicit = wire.timestamp
+    original = wire.originalTimestamp
+    sent = wire.sentAt or draft.call.sent_at
+    event.sent_at = _read(draft, sent) if sent else None
+    if original:
+        event.original_timestamp = _read(draft, original)
+        if explicit and (at := _read(draft, explicit)) is not None:
+            event.timestamp = at
+            return
+    elif explicit:
+        event.original_timestamp = _read(draft, explicit)
+    at = event.original_timestamp
+    if at is None:
+        return  # receivedAt stands
+    if event.sent_at is not None:
+        at += event.received_at - event.sent_at
+    event.timestamp = min(max(at, EARLIEST), LATEST)
+
+
+def _read(draft: Draft, text: str) -> int | None:
+    at = microseconds(text)
+    if at is None and "clock_unusable" not in draft.flags:
+        draft.flags.append("clock_unusable")
+    return at
+
+
+def microseconds(text: str) -> int | None:
+    """Microseconds since 1970 of *text*, or None if it is no time between the years 1 and 9999."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return _number(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    at = (moment - EPOCH) // MICROSECOND
+    return at if EARLIEST <= at <= LATEST else None
+
+
+def _number(text: str) -> int | None:
+    """Seconds, or milliseconds from the year 5138 on, as some senders write them."""
+    try:
+        value = float(text.strip())
+        at = int(value * (1000 if abs(value) >= MILLISECONDS_FROM else 1_000_000))
+    except (ValueError, OverflowError):
+        return None
+    return at if EARLIEST <= at <= LATEST else None

@@ -1,0 +1,105 @@
+"""
+Draft: one event on its way through the steps, and the request that it came in.
+
+A step reads the wire event and the call, and sets what it is responsible for on `draft.event`.
+JSON is not taken apart to be put together again: members are appended to the text of the object
+that was sent, and Postgres keeps the last of two members with one name.
+
+Shapes   JSON members are bytes such as b'"ip":"203.0.113.7"'.
+"""
+
+import msgspec
+from msgspec import Raw
+
+from collector.event import NOTHING, Envelope, Event, WireEvent
+
+
+class StrictWireEvent(
+    WireEvent, forbid_unknown_fields=True, gc=False, rename={"meta": "_metadata"}
+):
+    """A wire event of which every top-level member is known; SDKs send no other."""
+
+    channel: Raw = NOTHING
+    meta: Raw = NOTHING
+
+
+class Context(msgspec.Struct, gc=False):
+    """The members of `context` that steps look at; the rest stays as it was sent."""
+
+    ip: Raw = NOTHING
+    userAgent: Raw = NOTHING  # noqa: N815
+    direct: bool | None = None
+    library: Raw = NOTHING
+    page: Raw = NOTHING
+    campaign: Raw = NOTHING
+    clickIds: Raw = NOTHING  # noqa: N815
+    traits: Raw = NOTHING
+
+
+NO_CONTEXT = Context()
+
+
+class Call:
+    """What one request says about all of its events; computed once."""
+
+    __slots__ = (
+        "agent",
+        "anonymous_id",
+        "context",
+        "envelope",
+        "integrations",
+        "ip",
+        "page",
+        "sent_at",
+    )
+
+    def __init__(self, envelope: Envelope) -> None:
+        encode = msgspec.json.encode
+        self.envelope = envelope
+        self.sent_at: str | None = None
+        self.context: bytes | None = None
+        self.integrations: bytes | None = None
+        self.anonymous_id: str | None = None  # made from the seed when an event has no id at all
+        self.ip = b'"ip":' + encode(envelope.address) if envelope.address else None
+        agent = envelope.user_agent
+        self.agent = b'"userAgent":' + encode(agent) if agent else None
+        self.page = None
+        if envelope.referrer:
+            # To an image the page that shows it is both: where it stands and who refers to it.
+            url = encode(envelope.referrer)
+            self.page = b'"page":{"url":' + url + b',"referrer":' + url + b"}"
+
+
+class Draft:
+    """One event between the steps."""
+
+    __slots__ = ("call", "context", "event", "flags", "index", "members", "wire")
+
+    def __init__(
+        self, call: Call, index: int, wire: WireEvent, context: Context, event: Event
+    ) -> None:
+        self.call = call
+        self.index = index
+        self.wire = wire
+        self.context = context
+        self.event = event
+        self.members: list[bytes] = []  # to append to `context`
+        self.flags: list[str] = []  # kept under extra.collector.flags
+
+
+def extend(text: bytes | None, members: list[bytes]) -> bytes:
+    """The JSON object *text* with *members* appended; they win over members of the same name."""
+    if text is None:
+        return b"{" + b",".join(members) + b"}"
+    inner = text[1:-1]
+    if not inner.strip():
+        return b"{" + b",".join(members) + b"}"
+    return b"{" + inner + b"," + b",".join(members) + b"}"
+
+
+def given(raw: Raw) -> bytes | None:
+    """The JSON object in *raw*, or None for one that is absent, null or an empty list."""
+    if raw is NOTHING:
+        return None
+    text = bytes(raw)
+    return text if text[:1] == b"{" else None

@@ -1,0 +1,41 @@
+"""
+Ids: who sent the event, and the id by which a resent one is known.
+
+Whole numbers become text, empty text counts as absent. A missing message id is derived from the
+request, so that refining the same frame again gives the same id. An event with neither user nor
+anonymous id gets an anonymous one of its own request.
+
+Errors   none; ids that are too long or of a wrong type were turned down before.
+Source   Segment, "Spec: Common Fields"
+"""
+
+import uuid
+
+from collector.refine.draft import Draft
+
+
+def ids(draft: Draft) -> None:
+    """Set the five ids of the event."""
+    wire, event, call = draft.wire, draft.event, draft.call
+    message_id = wire.messageId
+    event.message_id = (
+        str(message_id)
+        if message_id is not None and message_id != ""
+        else f"srv-{call.envelope.seed.hex()}-{draft.index}"
+    )
+    event.user_id = _text(wire.userId)
+    event.anonymous_id = _text(wire.anonymousId)
+    event.group_id = _text(wire.groupId)
+    event.previous_id = _text(wire.previousId)
+    if event.user_id is None and event.anonymous_id is None:
+        if call.anonymous_id is None:
+            call.anonymous_id = str(uuid.UUID(bytes=call.envelope.seed, version=4))
+        event.anonymous_id = call.anonymous_id
+    if event.type == "alias" and event.previous_id is None:
+        event.previous_id = event.anonymous_id
+
+
+def _text(value: str | int | None) -> str | None:
+    if value is None or value == "":
+        return None
+    return value if value.__class__ is str else str(value)

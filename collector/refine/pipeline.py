@@ -1,0 +1,164 @@
+"""
+The pipeline: one accepted request to its events and rejections, step by step.
+
+Pure: the same envelope gives the same answer, and nothing outside is asked. Ingest made the body
+strict JSON that Postgres keeps; what could not be read travels beside it as refusals.
+
+Errors   none: every event of the request is an Event or a Rejection, so that
+         `len(events) + len(rejections)` is the number the frame was counted with.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Raw
+
+from collector.event import (
+    BATCH,
+    NOTHING,
+    Envelope,
+    Event,
+    Problem,
+    Rejection,
+    WireBatch,
+    WireEvent,
+)
+from collector.refine.campaign import campaign
+from collector.refine.client import client
+from collector.refine.clock import clock
+from collector.refine.content import content, context_of, extra
+from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, StrictWireEvent, given
+from collector.refine.ids import ids
+from collector.refine.problem import Limits, problem_of
+
+STEPS = (ids, clock, client, campaign, content)
+
+
+class _StrictBatch(WireBatch, gc=False):
+    batch: list[StrictWireEvent]  # type: ignore[assignment]  # the same, more of it known
+
+
+class _Outline(msgspec.Struct, gc=False):
+    batch: list[Raw]
+
+
+_decode_strict = msgspec.json.Decoder(StrictWireEvent).decode
+_decode_event = msgspec.json.Decoder(WireEvent).decode
+_decode_strict_batch = msgspec.json.Decoder(_StrictBatch).decode
+_decode_batch = msgspec.json.Decoder(WireBatch).decode
+_decode_outline = msgspec.json.Decoder(_Outline).decode
+_decode_context = msgspec.json.Decoder(Context).decode
+_decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+_KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(WireEvent))
+_NOTHING_UNKNOWN: dict[str, Raw] = {}
+
+
+def refine(envelope: Envelope, limits: Limits) -> Iterator[Event | Rejection]:
+    """The events of one request, in its order; refusals come last."""
+    call = Call(envelope)
+    for index, (wire, unknown) in enumerate(_wire_events(call)):
+        kind = wire.type if envelope.call == BATCH else envelope.call
+        problem = problem_of(wire, kind, limits)
+        if problem is not None:
+            yield _rejected(envelope, index, wire, problem)
+            continue
+        yield _refined(call, index, wire, unknown, kind or "")
+    for refusal in envelope.refusals:
+        yield Rejection(
+            source=envelope.source,
+            received_at=envelope.received_at,
+            code=refusal.code,
+            detail=refusal.detail,
+            data=refusal.data,
+        )
+
+
+def _wire_events(call: Call) -> Iterator[tuple[WireEvent, dict[str, Raw]]]:
+    """Each event as it was written, with those of its members that have no column."""
+    body = call.envelope.body
+    if not body:
+        return
+    if call.envelope.call != BATCH:
+        yield _wire_event(body)
+        return
+    try:
+        batch = _decode_strict_batch(body)
+    except msgspec.ValidationError:
+        outer: WireBatch = _decode_batch(body)
+        _apply(call, outer)
+        for text in _decode_outline(body).batch:
+            yield _wire_event(text)
+        return
+    _apply(call, batch)
+    for event in batch.batch:
+        yield event, _NOTHING_UNKNOWN
+
+
+def _wire_event(text: bytes | Raw) -> tuple[WireEvent, dict[str, Raw]]:
+    try:
+        return _decode_strict(text), _NOTHING_UNKNOWN
+    except msgspec.ValidationError:
+        members = _decode_members(text)
+        return _decode_event(text), {k: v for k, v in members.items() if k not in _KNOWN}
+
+
+def _apply(call: Call, batch: WireBatch) -> None:
+    call.sent_at = batch.sentAt
+    call.context = given(batch.context)
+    call.integrations = given(batch.integrations)
+
+
+def _refined(call: Call, index: int, wire: WireEvent, unknown: dict[str, Raw], kind: str) -> Event:
+    envelope = call.envelope
+    event = Event(
+        message_id="",
+        type=kind,
+        source=envelope.source,
+        received_at=envelope.received_at,
+        timestamp=envelope.received_at,
+        original_timestamp=None,
+        sent_at=None,
+        event=wire.event,
+        name=wire.name,
+        category=wire.category,
+        user_id=None,
+        anonymous_id=None,
+        group_id=None,
+        previous_id=None,
+        context=None,
+        properties=None,
+        traits=None,
+        integrations=None,
+        extra=None,
+    )
+    draft = Draft(call, index, wire, _context(call, wire), event)
+    for step in STEPS:
+        step(draft)
+    extra(draft, unknown)
+    return event
+
+
+def _context(call: Call, wire: WireEvent) -> Context:
+    text = context_of(call, wire.context) if call.context else wire.context
+    if text is None or text is NOTHING:
+        return NO_CONTEXT
+    try:
+        return _decode_context(text)
+    except msgspec.ValidationError:
+        # Null, an empty list, or members of odd types: nothing in it is looked at.
+        return NO_CONTEXT
+
+
+def _rejected(envelope: Envelope, index: int, wire: WireEvent, problem: Problem) -> Rejection:
+    body = envelope.body
+    data = body if envelope.call != BATCH else bytes(_decode_outline(body).batch[index])
+    message_id = wire.messageId
+    return Rejection(
+        source=envelope.source,
+        received_at=envelope.received_at,
+        code=problem.code,
+        detail=problem.detail,
+        data=data,
+        message_id=None if message_id is None else str(message_id)[:512],
+    )

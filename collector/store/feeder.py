@@ -1,0 +1,177 @@
+"""
+Feeder: frames of the journal, refined and made into rows, one batch ahead of the writer.
+
+While Postgres takes one batch, the next is prepared, in slices short enough that acknowledgements
+are not held up. Preparing touches nothing outside: a batch that is thrown away is made again.
+
+Units    slices in seconds; sizes in bytes.
+Errors   none: a frame that cannot be decoded is counted as lost, with its events.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+
+import msgspec
+
+from collector.event import Event, Rejection, decode_envelope
+from collector.journal import Journal, Record
+from collector.refine import Limits, refine
+from collector.store import rows
+from collector.store.seen import id_of
+
+log = logging.getLogger(__name__)
+
+SLICE_SECONDS = 0.002
+REJECTIONS_KEPT_MAX = 1_000  # of one batch; all are counted
+
+
+class Prepared(msgspec.Struct, gc=False):
+    """One event, ready to be stored."""
+
+    id: bytes
+    row: bytes
+    source: str
+    event: Event | None  # kept for identify, whose traits go to `users`
+
+
+class Batch:
+    """What one transaction stores: the events of the frames behind one position up to another."""
+
+    __slots__ = (
+        "end",
+        "events",
+        "expected",
+        "lost",
+        "lost_frames",
+        "oldest",
+        "rejected",
+        "rejections",
+        "totals",
+    )
+
+    def __init__(self, expected: int) -> None:
+        self.expected = expected  # the cursor before it
+        self.end = expected  # and after it
+        self.oldest = 0  # when its first frame was appended, in microseconds since 1970
+        self.events: list[Prepared] = []
+        self.rejections: list[Rejection] = []
+        self.rejected: Counter[tuple[str, str]] = Counter()  # by source and reason
+        self.totals: Counter[str] = Counter()  # accepted events, by source
+        self.lost_frames = 0
+        self.lost: Counter[str] = Counter()  # events, by source
+
+
+class Feeder:
+    """Prepares batches from *after* on, until it is stopped."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        limits: Limits,
+        after: int,
+        *,
+        events_max: int,
+        bytes_max: int,
+        linger_seconds: float,
+    ) -> None:
+        self._journal = journal
+        self._limits = limits
+        self._after = after
+        self._events_max = events_max
+        self._bytes_max = bytes_max
+        self._linger_seconds = linger_seconds
+        self._ready: asyncio.Queue[Batch] = asyncio.Queue(1)
+        self._get: asyncio.Task[Batch] | None = None
+        self._task = asyncio.create_task(self._run(), name="feeder")
+
+    async def next(self, seconds: float) -> Batch | None:
+        """The next batch, or None if there is none within *seconds*."""
+        if self._get is None:
+            self._get = asyncio.create_task(self._ready.get(), name="feeder-get")
+        await asyncio.wait(
+            {self._get, self._task}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._get.done():
+            batch = self._get.result()
+            self._get = None
+            return batch
+        if self._task.done():
+            self._task.result()  # it ends by a defect only, which is raised here
+        return None
+
+    async def stop(self) -> None:
+        """Stop preparing; what was prepared is dropped."""
+        tasks = [task for task in (self._task, self._get) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            began = time.monotonic()
+            batch = await self._prepare()
+            await self._ready.put(batch)
+            # A light load is stored in few transactions; a heavy one fills batches by itself.
+            if len(batch.events) < self._events_max // 4:
+                await asyncio.sleep(max(0.0, began + self._linger_seconds - time.monotonic()))
+
+    async def _prepare(self) -> Batch:
+        batch = Batch(self._after)
+        while True:
+            reading = await self._journal.read(batch.end, self._bytes_max)
+            batch.lost_frames += reading.lost_frames
+            batch.lost.update(reading.lost_events)
+            batch.totals.update(reading.lost_events)
+            began = time.perf_counter()
+            for record in reading.records:
+                self._take(batch, record)
+                if time.perf_counter() - began > SLICE_SECONDS:
+                    await asyncio.sleep(0)
+                    began = time.perf_counter()
+            batch.end = reading.end
+            full = len(batch.events) >= self._events_max // 2
+            if full or len(batch.rejections) >= REJECTIONS_KEPT_MAX:
+                break
+            if batch.end >= self._journal.end:
+                break
+        self._after = batch.end
+        return batch
+
+    def _take(self, batch: Batch, record: Record) -> None:
+        if not batch.oldest:
+            batch.oldest = record.appended_at
+        batch.totals[record.source] += record.events
+        try:
+            envelope = decode_envelope(record.data)
+            results = list(refine(envelope, self._limits))
+        except (msgspec.DecodeError, RecursionError) as exc:
+            log.error(  # noqa: TRY400  the trace says nothing that the position does not
+                "A frame cannot be decoded and is counted as lost: %s",
+                type(exc).__name__,
+                extra={"position": record.position},
+            )
+            batch.lost_frames += 1
+            batch.lost[record.source] += record.events
+            return
+        if record.events:
+            # Every event of a frame is an event or a rejection; the books would not close else.
+            batch.lost[record.source] += record.events - len(results)
+        for result in results:
+            if isinstance(result, Event):
+                batch.events.append(
+                    Prepared(
+                        id_of(result.message_id.encode()),
+                        rows.encode(result),
+                        result.source,
+                        result if result.type == "identify" else None,
+                    )
+                )
+                continue
+            if record.events:
+                batch.rejected[result.source, result.code] += 1
+            else:
+                result.accepted = False  # a request that was turned down as a whole
+            if len(batch.rejections) < REJECTIONS_KEPT_MAX:
+                batch.rejections.append(result)

@@ -1,0 +1,85 @@
+"""
+Maintenance: what is done to the tables once a minute, by one collector at a time.
+
+    partitions ahead → days past their retention dropped → indexes for days that are over
+
+Each collector besides drops from its own dedupe index what has left the window.
+
+Errors   none get out: what fails is logged and tried again in the next round.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from datetime import timedelta
+
+import asyncpg
+
+from collector.errors import Unreachable
+from collector.store import partitions
+from collector.store.dedupe import SeenIndex
+from collector.store.leases import acquire
+from collector.store.postgres import Connection, Postgres, close, says
+from collector.store.settings import StoreSettings
+
+log = logging.getLogger(__name__)
+
+ROUND_SECONDS = 60.0
+LEASE_SECONDS = 150.0
+DELETE_ROWS = 10_000
+
+
+class Maintenance:
+    """Looks after the tables, round after round."""
+
+    def __init__(self, postgres: Postgres, settings: StoreSettings, index: SeenIndex) -> None:
+        self._postgres = postgres
+        self._settings = settings
+        self._index = index
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            await asyncio.sleep(ROUND_SECONDS)
+            connection: Connection | None = None
+            try:
+                connection = await self._postgres.connect()
+                await self.round(connection)
+            except (Unreachable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+                log.warning("Maintenance is put off to the next round: %s", says(exc))
+            finally:
+                await close(connection)
+
+    async def round(self, connection: Connection) -> None:
+        """One round of maintenance."""
+        settings = self._settings
+        if await acquire(connection, "maintenance", self._owner, LEASE_SECONDS) is not None:
+            await partitions.make_ahead(connection)
+            today = await partitions.today(connection)
+            if settings.retention_days:
+                oldest = today - timedelta(settings.retention_days)
+                await partitions.drop_before(connection, "events", oldest)
+            # A day more than the window: its first hours must still be there on its last.
+            oldest = today - timedelta(settings.dedupe.window_days + 1)
+            await partitions.drop_before(connection, "seen", oldest)
+            await self._drop_rejected(connection)
+            await partitions.index_closed_days(connection)
+        first_seq = await connection.fetchval("select min(first_seq) from collector.seen")
+        if first_seq is not None:
+            self._index.expire(first_seq)
+
+    async def _drop_rejected(self, connection: Connection) -> None:
+        """Delete old rejected events, a few at a time."""
+        while True:
+            done = await connection.execute(
+                "delete from collector.rejected_events where id in ("
+                "select id from collector.rejected_events "
+                "where rejected_at < now() - make_interval(days => $1) "
+                "order by rejected_at limit $2)",
+                self._settings.rejected_retention_days,
+                DELETE_ROWS,
+            )
+            if done != f"DELETE {DELETE_ROWS}":
+                return

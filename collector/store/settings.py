@@ -1,0 +1,20 @@
+"""Settings of the store: which Postgres, how large a batch, how long things are kept."""
+
+from collector.settings import Bytes, Count, CountOrNone, Seconds, SecondsOrNone, Section
+from collector.store.dedupe import DedupeSettings
+from collector.store.parameters import EmbeddedSettings
+
+
+class StoreSettings(Section, frozen=True, kw_only=True):
+    """Where events are stored, and for how long."""
+
+    dsn: str = ""  # postgresql://user@host/database; empty runs a Postgres of our own
+    batch_events_max: Count = 5_000
+    batch_bytes_max: Bytes = 8_000_000
+    linger_seconds: SecondsOrNone = 0.05  # a light load is gathered this long
+    batch_seconds_max: Seconds = 60.0  # Postgres that does not take a batch in this time is away
+    retention_days: CountOrNone = 365  # of events, by day; 0 keeps them for ever
+    rejected_retention_days: Count = 30
+    drain_seconds: SecondsOrNone = 15.0  # on stop, to store what is still in the journal
+    dedupe: DedupeSettings = DedupeSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
