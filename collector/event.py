@@ -11,10 +11,10 @@ Units    times are microseconds since 1970, UTC, as integers.
 Source   Segment, "Spec: Common Fields"
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 EVENT_TYPES = frozenset({"track", "identify", "page", "screen", "group", "alias"})
 BATCH = "batch"  # the call that brings many events; every other call is named by its event type
@@ -44,14 +44,48 @@ class WireEvent(msgspec.Struct, gc=False):
     integrations: Raw = NOTHING
 
 
-class WireBatch(msgspec.Struct, gc=False):
-    """Many events in one body; `context`, `integrations` and `sentAt` apply to all of them."""
+BRIEF_CHARS = 128
+BriefText = Annotated[str, Meta(max_length=BRIEF_CHARS)]
+BriefNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+BriefId = BriefText | BriefNumber | None
 
-    batch: list[WireEvent]
+
+class BriefWireEvent(WireEvent, gc=False):
+    """
+    A wire event of which ids and names are so short that no limit can be exceeded.
+
+    The decoder checks that in passing; what it refuses is read again, and measured.
+    """
+
+    event: BriefText | None = None
+    name: BriefText | None = None
+    category: BriefText | None = None
+    messageId: BriefId = None  # noqa: N815
+    userId: BriefId = None  # noqa: N815
+    anonymousId: BriefId = None  # noqa: N815
+    groupId: BriefId = None  # noqa: N815
+    previousId: BriefId = None  # noqa: N815
+
+
+class Beside(msgspec.Struct, gc=False):
+    """What stands beside the events of a batch, and applies to all of them."""
+
     writeKey: str | None = None  # noqa: N815
     sentAt: str | None = None  # noqa: N815
     context: Raw = NOTHING
     integrations: Raw = NOTHING
+
+
+class WireBatch(Beside, gc=False, kw_only=True):
+    """Many events in one body."""
+
+    batch: list[BriefWireEvent]
+
+
+class Outline(Beside, gc=False, kw_only=True):
+    """The same, each event as the text that it is."""
+
+    batch: list[Raw]
 
 
 class Problem(NamedTuple):
@@ -88,25 +122,25 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
 class Event(msgspec.Struct, gc=False):
     """One refined event. The last five are JSON text in UTF-8, ready for jsonb."""
 
-    message_id: str
     type: str
     source: str
     received_at: int
-    timestamp: int
-    original_timestamp: int | None
-    sent_at: int | None
-    event: str | None
-    name: str | None
-    category: str | None
-    user_id: str | None
-    anonymous_id: str | None
-    group_id: str | None
-    previous_id: str | None
-    context: bytes | None
-    properties: bytes | None
-    traits: bytes | None
-    integrations: bytes | None
-    extra: bytes | None
+    event: str | None = None
+    name: str | None = None
+    category: str | None = None
+    message_id: str = ""
+    timestamp: int = 0
+    original_timestamp: int | None = None
+    sent_at: int | None = None
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    group_id: str | None = None
+    previous_id: str | None = None
+    context: bytes | None = None
+    properties: bytes | None = None
+    traits: bytes | None = None
+    integrations: bytes | None = None
+    extra: bytes | None = None
 
 
 class Rejection(msgspec.Struct, gc=False):

@@ -17,11 +17,18 @@ import asyncio
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Raw
 
 from collector import metrics
 from collector.errors import BadRequest
-from collector.event import BATCH, Problem, Refusal, WireBatch, WireEvent
+from collector.event import (
+    BATCH,
+    BriefWireEvent,
+    Outline,
+    Problem,
+    Refusal,
+    WireBatch,
+    WireEvent,
+)
 from collector.ingest.coerce import coerce
 from collector.ingest.settings import IngestSettings
 from collector.leniency import Unreadable, doubtful, repair, split
@@ -31,14 +38,11 @@ THREAD_BYTES = 256 << 10  # reading more than this leniently leaves the loop alo
 REFUSED_DATA_BYTES = 65_536  # of an event that is refused, so much is kept
 
 _decode_event = msgspec.json.Decoder(WireEvent).decode
+_decode_brief = msgspec.json.Decoder(BriefWireEvent).decode
 _decode_batch = msgspec.json.Decoder(WireBatch).decode
 
 
-class _Outline(msgspec.Struct):
-    batch: list[Raw]
-
-
-_decode_outline = msgspec.json.Decoder(_Outline).decode
+_decode_outline = msgspec.json.Decoder(Outline).decode
 
 # UnicodeDecodeError is a ValueError; msgspec's own errors are too.
 _REFUSED = (ValueError, RecursionError)
@@ -77,7 +81,7 @@ class Decoder:
         if doubtful(body, depth_max=settings.depth_max):
             raise ValueError
         if call != BATCH:
-            event = _decode_event(body)
+            event = _decode_brief(body)
             if len(body) > settings.event_bytes_max:
                 raise ValueError
             problem = problem_of(event, call, self._limits)

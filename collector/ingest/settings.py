@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from collector.event import BRIEF_CHARS
 from collector.settings import Bytes, Count, Port, Seconds, SecondsOrNone, Section
 
 Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_.~-]+)*$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 WriteKey = Annotated[str, Meta(pattern=r"^[!-~]{1,200}$")]
+# Shorter ones are not measured; longer ones would not fit into an index.
+TextBytes = Annotated[int, Meta(ge=4 * BRIEF_CHARS, le=2_000)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -33,8 +36,8 @@ class IngestSettings(Section, frozen=True, kw_only=True):
     event_bytes_max: Bytes = 262_144
     batch_events_max: Count = 10_000
     depth_max: Count = 100  # nesting of one event
-    id_bytes_max: Bytes = 512  # message, user, anonymous, group and previous ids
-    name_bytes_max: Bytes = 1024  # event, name and category
+    id_bytes_max: TextBytes = 512  # message, user, anonymous, group and previous ids
+    name_bytes_max: TextBytes = 1024  # event, name and category
     url_bytes_max: Bytes = 32_768
     header_bytes_max: Bytes = 16_384  # one header
     headers_max: Count = 128

@@ -359,7 +359,7 @@ class FileJournal:
             id=self._identity.id,
             first=first,
             created_at=time.time_ns() // 1000,
-            totals=self._accepted,
+            totals=dict(self._accepted),
         )
         head = encode_header(header)
         path = path_of(self.directory, first)

@@ -19,6 +19,7 @@ from collector.event import NOTHING
 from collector.refine.draft import Draft
 
 CLICK_IDS = frozenset({"gclid", "gbraid", "wbraid", "fbclid", "ttclid", "msclkid"})
+CLICK_ID_PARTS = ("clid", "braid", "clkid")  # one of them is in each
 VALUE_CHARS = 255
 PARAMETERS_MAX = 200
 
@@ -36,6 +37,8 @@ def campaign(draft: Draft) -> None:
     """Add context.campaign and context.clickIds."""
     context = draft.context
     page = context.page
+    if page is not NOTHING and b"?" not in bytes(page):
+        return  # most pages have no parameters, and need not be taken apart to know it
     if page is NOTHING:
         referrer = draft.call.envelope.referrer if draft.members else None
         url = referrer or ""
@@ -48,17 +51,14 @@ def campaign(draft: Draft) -> None:
         if found.search and "?" not in url:
             url = "?" + found.search.removeprefix("?")
     query = url.partition("?")[2].partition("#")[0]
-    if (
-        "utm_" not in query
-        and "clid" not in query
-        and "braid" not in query
-        and "clkid" not in query
-    ):
+    wanted = context.campaign is NOTHING and "utm_" in query
+    clicked = context.clickIds is NOTHING and any(part in query for part in CLICK_ID_PARTS)
+    if not wanted and not clicked:
         return
     utm, clicks = read(query)
-    if utm and context.campaign is NOTHING:
+    if utm and wanted:
         draft.members.append(b'"campaign":' + _encode(utm))
-    if clicks and context.clickIds is NOTHING:
+    if clicks and clicked:
         draft.members.append(b'"clickIds":' + _encode(clicks))
 
 

@@ -10,6 +10,8 @@ Source   Segment, "Spec: Common Fields": ip is filled in for client-side librari
          `context.direct` asks for it in plain HTTP calls.
 """
 
+from functools import lru_cache
+
 import msgspec
 
 from collector.event import NOTHING
@@ -47,7 +49,7 @@ def client(draft: Draft) -> None:
     call, context = draft.call, draft.context
     if not call.envelope.device and not context.direct:
         return
-    if context.library is not NOTHING and _by_server(bytes(context.library)):
+    if context.library is not NOTHING and by_server(bytes(context.library)):
         return
     if context.ip is NOTHING and call.ip:
         draft.members.append(call.ip)
@@ -57,7 +59,9 @@ def client(draft: Draft) -> None:
         draft.members.append(call.page)
 
 
-def _by_server(text: bytes) -> bool:
+@lru_cache(256)  # senders have few libraries, and write each in one way
+def by_server(text: bytes) -> bool:
+    """Whether the library described by *text* runs on a server."""
     try:
         library = _decode_library(text)
     except msgspec.ValidationError:

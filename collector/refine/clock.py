@@ -14,14 +14,14 @@ Errors   none: an unusable time falls back to receivedAt and is flagged `clock_u
 Source   Segment, "Spec: Common Fields", section Timestamps
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from collector.refine.draft import Draft
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-EARLIEST = (datetime(1, 1, 2, tzinfo=UTC) - EPOCH) // MICROSECOND
-LATEST = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH) // MICROSECOND
+DAY = 86_400_000_000
+EARLIEST = (datetime(1, 1, 2, tzinfo=UTC) - EPOCH).days * DAY
+LATEST = (datetime(9999, 12, 30, tzinfo=UTC) - EPOCH).days * DAY
 MILLISECONDS_FROM = 100_000_000_000  # as seconds that is the year 5138
 
 
@@ -29,11 +29,12 @@ def clock(draft: Draft) -> None:
     """Set timestamp, original_timestamp and sent_at."""
     wire, event = draft.wire, draft.event
     explicit = wire.timestamp
-    original = wire.originalTimestamp
-    sent = wire.sentAt or draft.call.sent_at
-    event.sent_at = _read(draft, sent) if sent else None
-    if original:
-        event.original_timestamp = _read(draft, original)
+    if wire.sentAt:
+        event.sent_at = _read(draft, wire.sentAt)
+    elif draft.call.sent_at:
+        event.sent_at = _read_once(draft)
+    if wire.originalTimestamp:
+        event.original_timestamp = _read(draft, wire.originalTimestamp)
         if explicit and (at := _read(draft, explicit)) is not None:
             event.timestamp = at
             return
@@ -41,10 +42,21 @@ def clock(draft: Draft) -> None:
         event.original_timestamp = _read(draft, explicit)
     at = event.original_timestamp
     if at is None:
-        return  # receivedAt stands
+        event.timestamp = event.received_at
+        return
     if event.sent_at is not None:
         at += event.received_at - event.sent_at
     event.timestamp = min(max(at, EARLIEST), LATEST)
+
+
+def _read_once(draft: Draft) -> int | None:
+    """The sentAt of the batch, which all of its events share."""
+    call = draft.call
+    if call.sent is None:
+        call.sent = microseconds(call.sent_at or "")
+        if call.sent is None:
+            return _read(draft, call.sent_at or "")
+    return call.sent
 
 
 def _read(draft: Draft, text: str) -> int | None:
@@ -62,7 +74,8 @@ def microseconds(text: str) -> int | None:
         return _number(text)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    at = (moment - EPOCH) // MICROSECOND
+    since = moment - EPOCH
+    at = since.days * DAY + since.seconds * 1_000_000 + since.microseconds
     return at if EARLIEST <= at <= LATEST else None
 
 

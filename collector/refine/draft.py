@@ -11,11 +11,11 @@ Shapes   JSON members are bytes such as b'"ip":"203.0.113.7"'.
 import msgspec
 from msgspec import Raw
 
-from collector.event import NOTHING, Envelope, Event, WireEvent
+from collector.event import NOTHING, Beside, BriefWireEvent, Envelope, Event, WireEvent
 
 
 class StrictWireEvent(
-    WireEvent, forbid_unknown_fields=True, gc=False, rename={"meta": "_metadata"}
+    BriefWireEvent, forbid_unknown_fields=True, gc=False, rename={"meta": "_metadata"}
 ):
     """A wire event of which every top-level member is known; SDKs send no other."""
 
@@ -50,6 +50,7 @@ class Call:
         "integrations",
         "ip",
         "page",
+        "sent",
         "sent_at",
     )
 
@@ -57,6 +58,7 @@ class Call:
         encode = msgspec.json.encode
         self.envelope = envelope
         self.sent_at: str | None = None
+        self.sent: int | None = None  # the same in microseconds, once it was read
         self.context: bytes | None = None
         self.integrations: bytes | None = None
         self.anonymous_id: str | None = None  # made from the seed when an event has no id at all
@@ -68,6 +70,12 @@ class Call:
             # To an image the page that shows it is both: where it stands and who refers to it.
             url = encode(envelope.referrer)
             self.page = b'"page":{"url":' + url + b',"referrer":' + url + b"}"
+
+    def apply(self, beside: Beside) -> None:
+        """Take over what a batch says of all its events."""
+        self.sent_at = beside.sentAt
+        self.context = given(beside.context)
+        self.integrations = given(beside.integrations)
 
 
 class Draft:

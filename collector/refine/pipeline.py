@@ -16,37 +16,33 @@ from msgspec import Raw
 from collector.event import (
     BATCH,
     NOTHING,
+    Beside,
     Envelope,
     Event,
+    Outline,
     Problem,
     Rejection,
-    WireBatch,
     WireEvent,
 )
 from collector.refine.campaign import campaign
 from collector.refine.client import client
 from collector.refine.clock import clock
 from collector.refine.content import content, context_of, extra
-from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, StrictWireEvent, given
+from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, StrictWireEvent
 from collector.refine.ids import ids
 from collector.refine.problem import Limits, problem_of
 
 STEPS = (ids, clock, client, campaign, content)
 
 
-class _StrictBatch(WireBatch, gc=False):
-    batch: list[StrictWireEvent]  # type: ignore[assignment]  # the same, more of it known
-
-
-class _Outline(msgspec.Struct, gc=False):
-    batch: list[Raw]
+class _StrictBatch(Beside, gc=False, kw_only=True):
+    batch: list[StrictWireEvent]
 
 
 _decode_strict = msgspec.json.Decoder(StrictWireEvent).decode
 _decode_event = msgspec.json.Decoder(WireEvent).decode
 _decode_strict_batch = msgspec.json.Decoder(_StrictBatch).decode
-_decode_batch = msgspec.json.Decoder(WireBatch).decode
-_decode_outline = msgspec.json.Decoder(_Outline).decode
+_decode_outline = msgspec.json.Decoder(Outline).decode
 _decode_context = msgspec.json.Decoder(Context).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -85,12 +81,12 @@ def _wire_events(call: Call) -> Iterator[tuple[WireEvent, dict[str, Raw]]]:
     try:
         batch = _decode_strict_batch(body)
     except msgspec.ValidationError:
-        outer: WireBatch = _decode_batch(body)
-        _apply(call, outer)
-        for text in _decode_outline(body).batch:
+        outline = _decode_outline(body)
+        call.apply(outline)
+        for text in outline.batch:
             yield _wire_event(text)
         return
-    _apply(call, batch)
+    call.apply(batch)
     for event in batch.batch:
         yield event, _NOTHING_UNKNOWN
 
@@ -103,35 +99,9 @@ def _wire_event(text: bytes | Raw) -> tuple[WireEvent, dict[str, Raw]]:
         return _decode_event(text), {k: v for k, v in members.items() if k not in _KNOWN}
 
 
-def _apply(call: Call, batch: WireBatch) -> None:
-    call.sent_at = batch.sentAt
-    call.context = given(batch.context)
-    call.integrations = given(batch.integrations)
-
-
 def _refined(call: Call, index: int, wire: WireEvent, unknown: dict[str, Raw], kind: str) -> Event:
     envelope = call.envelope
-    event = Event(
-        message_id="",
-        type=kind,
-        source=envelope.source,
-        received_at=envelope.received_at,
-        timestamp=envelope.received_at,
-        original_timestamp=None,
-        sent_at=None,
-        event=wire.event,
-        name=wire.name,
-        category=wire.category,
-        user_id=None,
-        anonymous_id=None,
-        group_id=None,
-        previous_id=None,
-        context=None,
-        properties=None,
-        traits=None,
-        integrations=None,
-        extra=None,
-    )
+    event = Event(kind, envelope.source, envelope.received_at, wire.event, wire.name, wire.category)
     draft = Draft(call, index, wire, _context(call, wire), event)
     for step in STEPS:
         step(draft)

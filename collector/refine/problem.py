@@ -7,9 +7,9 @@ which turns the event down. The codes are a closed list; `docs/errors.md` explai
 Source   Segment, "Spec", one page for each call; limits are settings.
 """
 
-from msgspec import Raw
+from typing import NamedTuple
 
-from collector.event import EVENT_TYPES, NOTHING, Problem, WireEvent
+from collector.event import EVENT_TYPES, NOTHING, BriefWireEvent, Problem, WireEvent
 
 _MISSING_TYPE = Problem("missing_type", "an event of a batch needs a type: add one")
 _UNKNOWN_TYPE = Problem(
@@ -23,19 +23,16 @@ _MISSING_PREVIOUS = Problem(
 )
 
 _OBJECT_OR_NULL = frozenset(b"{n")
+_OBJECTS = ("properties", "context", "traits", "integrations")
+_IDS = ("messageId", "userId", "anonymousId", "groupId", "previousId")
+_NAMES = ("event", "name", "category")
 
 
-class Limits:
+class Limits(NamedTuple):
     """How long ids and names may be, in bytes of UTF-8."""
 
-    __slots__ = ("id_bytes_max", "ids_chars", "name_bytes_max", "names_chars")
-
-    def __init__(self, id_bytes_max: int, name_bytes_max: int) -> None:
-        self.id_bytes_max = id_bytes_max
-        self.name_bytes_max = name_bytes_max
-        # One character takes at most four bytes: below these lengths nothing can be too long.
-        self.ids_chars = id_bytes_max // 4
-        self.names_chars = name_bytes_max // 4
+    id_bytes_max: int
+    name_bytes_max: int
 
 
 def problem_of(event: WireEvent, kind: str | None, limits: Limits) -> Problem | None:
@@ -53,14 +50,11 @@ def problem_of(event: WireEvent, kind: str | None, limits: Limits) -> Problem | 
             return _MISSING_USER
         if _empty(event.previousId) and _empty(event.anonymousId):
             return _MISSING_PREVIOUS
-    for name in ("properties", "context", "traits", "integrations"):
-        raw = getattr(event, name)
-        if (
-            raw is not NOTHING
-            and memoryview(raw)[0] not in _OBJECT_OR_NULL
-            and not _empty_list(raw)
-        ):
-            return Problem("wrong_type", f"{name} must be an object")
+    for raw in (event.properties, event.context, event.traits, event.integrations):
+        if raw is not NOTHING and memoryview(raw)[0] not in _OBJECT_OR_NULL:
+            return _no_object(event) or _too_long(event, limits)
+    if isinstance(event, BriefWireEvent):
+        return None
     return _too_long(event, limits)
 
 
@@ -68,25 +62,24 @@ def _empty(value: str | int | None) -> bool:
     return value is None or value == ""
 
 
-def _empty_list(raw: Raw) -> bool:
-    """PHP writes an empty object as an empty list."""
-    text = bytes(raw)
-    return text[:1] == b"[" and not text[1:-1].strip()
-
-
-def _too_long(event: WireEvent, limits: Limits) -> Problem | None:
-    chars = limits.ids_chars
-    for name in ("messageId", "userId", "anonymousId", "groupId", "previousId"):
-        value = getattr(event, name)
-        if value.__class__ is str and len(value) > chars and _bytes(value) > limits.id_bytes_max:
-            return Problem("id_too_long", f"{name} is longer than {limits.id_bytes_max} bytes")
-    chars = limits.names_chars
-    for name in ("event", "name", "category"):
-        value = getattr(event, name)
-        if value is not None and len(value) > chars and _bytes(value) > limits.name_bytes_max:
-            return Problem("name_too_long", f"{name} is longer than {limits.name_bytes_max} bytes")
+def _no_object(event: WireEvent) -> Problem | None:
+    for name in _OBJECTS:
+        text = bytes(getattr(event, name))
+        if text[:1] in {b"", b"{", b"n"}:
+            continue
+        if text[:1] == b"[" and not text[1:-1].strip():
+            continue  # PHP writes an empty object as an empty list
+        return Problem("wrong_type", f"{name} must be an object")
     return None
 
 
-def _bytes(text: str) -> int:
-    return len(text.encode())
+def _too_long(event: WireEvent, limits: Limits) -> Problem | None:
+    for code, names, most in (
+        ("id_too_long", _IDS, limits.id_bytes_max),
+        ("name_too_long", _NAMES, limits.name_bytes_max),
+    ):
+        for name in names:
+            value = getattr(event, name)
+            if value is not None and len(str(value).encode()) > most:
+                return Problem(code, f"{name} is longer than {most} bytes: shorten it")
+    return None
