@@ -34,7 +34,7 @@ BACKSLASH, QUOTE, COMMA, NINE = b'\\",9'
 OPENER, CLOSER, LETTER_E = b"{}e"  # |32 turns [ into {, ] into } and E into e
 
 # No group is repeated possessively: before 3.11.5 re gets that wrong.
-NUL = re.compile(rb"\\u0000")  # half as long as `in`
+NUL = re.compile(rb"\\u0000")  # takes half as long as `in`
 SAMPLED_RUN = re.compile(rb"\d{3,}")
 LONG_EXPONENT = re.compile(rb"e[0-9+-]\d\d(?:(?<=\d\d\d)|\d)\d*+\s*+(?:[,}\]]|\Z)")
 KEY = re.compile(rb'\s*+("[^"]*+")\s*+:\s*+')
@@ -67,11 +67,11 @@ class Envelope(msgspec.Struct, frozen=True):
 
 def doubtful(body: bytes, *, depth_max: int) -> bool:
     """
-    Say whether *body*, which msgspec accepted, may hold what jsonb refuses or nobody could read.
+    Say whether *body* may hold what msgspec accepts but jsonb refuses or nobody could read.
 
-    Never a wrong no: NUL, invalid UTF-8, nesting deeper than *depth_max*, a number outside float64
-    or of more than 400 digits are all seen. A wrong yes is rare. Asking once about many bodies
-    joined by commas is cheaper than asking about each.
+    Never a wrong no for JSON: NUL, invalid UTF-8, nesting deeper than *depth_max*, a number outside
+    float64 or of more than 400 digits are all seen. A wrong yes is rare. Any bytes may be asked
+    about; asking once about many bodies joined by commas is cheaper than asking about each.
     """
     if not body.isascii() and not _is_utf8(body):
         return True
@@ -122,7 +122,9 @@ def repair(body: bytes, *, depth_max: int) -> bytes:
         number = str(exc)
         text, outside = _scan(body)
         at = np.where(_unpack(outside), text, 32).tobytes().find(number.encode())
-        raise _unreadable("number_out_of_range", f"{number[:30]} is no 64-bit float", at) from exc
+        raise _unreadable(
+            "number_out_of_range", f"{number[:30]} too large or too long", at
+        ) from exc
     except RecursionError as exc:
         raise _unreadable("too_deep", "nested deeper than this Python can read", start) from exc
 
@@ -182,7 +184,7 @@ def _number(literal: str) -> int | msgspec.Raw:
         return int(literal)
     if len(literal) < 200 and "e" not in literal and "E" not in literal:
         return msgspec.Raw(literal)
-    mantissa, _, exponent = literal.lower().partition("e")
+    mantissa, _, exponent = literal.lower().removeprefix("-").partition("e")
     whole, _, fraction = mantissa.partition(".")
     shift = int(exponent or 0) if len(exponent) < 9 else DIGITS_MAX
     digits = max(len(whole) + shift, 1) + max(len(fraction) - shift, 0)
