@@ -15,7 +15,6 @@ Source   Postgres, "Database File Layout", and CreateLockFile in src/backend/uti
 """
 
 import fcntl
-import logging
 import os
 import shutil
 import signal
@@ -27,8 +26,6 @@ from typing import IO
 
 from collector.errors import ConfigError
 from collector.store.programs import SHORT, Account, Programs, account_named, digest, private
-
-log = logging.getLogger(__name__)
 
 ROLE = "collector"
 DATABASE = "collector"
@@ -45,11 +42,9 @@ INITDB = (
     "--auth-local=trust",  # whoever reaches the socket is us, or the account
     "--auth-host=reject",
     "--no-instructions",
-    # Also in the file, or every reload of it would complain.
-    "--set=dynamic_shared_memory_type=sysv",
 )
-# As initdb made it nothing but the superuser exists. In single-user mode, before anybody sees the
-# data directory: a superuser is needed this once, and never while the server runs.
+# In single-user mode, before anybody sees the data directory: a superuser is needed this once, and
+# by us never again.
 BOOTSTRAP = f"create role {ROLE} login;\n\ncreate database {DATABASE} owner {ROLE};\n\n"
 
 

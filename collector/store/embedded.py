@@ -9,6 +9,11 @@ One thread does it all in plain blocking code, so the loop never waits, not even
 hour of recovery; ingest serves meanwhile and `ready` tells when to go on. The thread starts every
 child and outlives it, because the kernel takes the end of that thread for our death.
 
+    cluster.py      its directory: made once and whole, locked, of the right version
+    orphans.py      processes that a killed collector left at work there
+    programs.py     the binaries of the wheel, and the account they run as
+    parameters.py   our settings, and what Postgres is told
+
 Units    seconds; `running_since` in seconds since 1970.
 Errors   ConfigError from `start`. What goes wrong later is logged, shown as `last_error`, and tried
          again after 0.2 s, then twice that, up to 10 s.

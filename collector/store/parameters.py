@@ -2,7 +2,8 @@
 Parameters: what the embedded Postgres is told: a small server that shares two cores with us.
 
 They stand on its command line, where neither a file nor ALTER SYSTEM overrules them. Whatever is
-not named here is the operator's, in `data/postgresql.conf`.
+not named here is the operator's, in `data/postgresql.conf`; on a reload Postgres says of those
+that are named in both that they cannot change now, and takes the others.
 
 Units    bytes and seconds; Postgres is told kB and s.
 Source   Postgres 18, "Server Configuration"
