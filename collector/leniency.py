@@ -25,7 +25,7 @@ from collector.errors import CollectorError
 
 DIGITS_MAX = 400  # of a number written out in full; the largest float64 has 309
 MEMBERS_MAX = 1_000  # of the object around a batch; senders write about five
-MASKS_PAY_FROM_BYTES = 20_000  # below this a regular expression beats thirty calls into numpy
+MASKS_PAY_FROM_BYTES = 32_000  # below this a regular expression beats thirty calls into numpy
 STRIDE = 66
 
 BOM = b"\xef\xbb\xbf"
