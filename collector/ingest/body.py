@@ -163,6 +163,8 @@ def _unzstd(data: bytes, bytes_max: int) -> bytes:
             parts.append(part)
     except zstandard.ZstdError as exc:
         raise BadRequest("bad_zstd", f"the body is not what Content-Encoding says ({exc})") from exc
+    if not parts:
+        raise BadRequest("bad_zstd", "the compressed body is cut short: send it whole")
     return b"".join(parts)
 
 

@@ -45,7 +45,7 @@ def coerce(element: bytes) -> bytes | Problem:
             members[name] = text
     for name in _TIMES:
         if name in members:
-            members[name] = _time(members[name])
+            members[name] = coerce_time(members[name])
     kind = members.get("type")
     if kind is not None and _value(kind).__class__ not in {str, type(None)}:
         return Problem("unknown_type", "type must be text, such as track")
@@ -81,7 +81,8 @@ def _name(raw: Raw) -> Raw | None:
     return None
 
 
-def _time(raw: Raw) -> Raw:
+def coerce_time(raw: Raw) -> Raw:
+    """A time as text, whatever it is written as."""
     value = _value(raw)
     if value is None or isinstance(value, str):
         return raw

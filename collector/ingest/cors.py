@@ -29,12 +29,12 @@ class Cors:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
 
-    def headers(self, request: Request) -> bytes:
-        """The header lines that the answer to *request* carries."""
+    def headers(self, request: Request | None) -> bytes:
+        """The header lines that the answer to *request* carries, None if it could not be read."""
         sources = self._sources
         if not sources.origins:
             return OPEN
-        origin = request.header("Origin")
+        origin = None if request is None else request.header("Origin")
         if origin is not None and origin in sources.origins:
             return (
                 f"Access-Control-Allow-Origin: {origin}\r\n"
@@ -73,6 +73,8 @@ class Cors:
 
 def _one_line(text: str | None) -> str | None:
     """A header value that can be reflected: what is no header name list is not."""
-    if text is None or len(text) > 2000 or not all(c.isalnum() or c in "-_, " for c in text):
+    if text is None or len(text) > 2000 or not text.isascii():
+        return None
+    if not all(c.isalnum() or c in "-_, " for c in text):
         return None
     return text

@@ -17,6 +17,7 @@ import asyncio
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Raw
 
 from collector import metrics
 from collector.errors import BadRequest
@@ -29,7 +30,7 @@ from collector.event import (
     WireBatch,
     WireEvent,
 )
-from collector.ingest.coerce import coerce
+from collector.ingest.coerce import coerce, coerce_time
 from collector.ingest.settings import IngestSettings
 from collector.leniency import Unreadable, doubtful, repair, split
 from collector.refine import Limits, problem_of
@@ -102,7 +103,7 @@ class Decoder:
             for index, event in enumerate(events)
             if (problem := problem_of(event, event.type, limits)) is not None
         ]
-        key = batch.writeKey or (events[0].writeKey if events else None)
+        key = batch.writeKey or next((e.writeKey for e in events if e.writeKey), None)
         return Decoded(body, key, len(events), [], problems)
 
     def _lenient(self, body: bytes, call: str) -> Decoded:
@@ -184,6 +185,8 @@ class Decoder:
             value = repair(value, depth_max=self._settings.depth_max)
         except Unreadable:
             return None
+        if name == "sentAt":
+            value = bytes(coerce_time(Raw(value)))
         return value if value[:1] == (b'"' if name == "sentAt" else b"{") else None
 
 

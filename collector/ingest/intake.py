@@ -50,8 +50,14 @@ class Intake:
         self._kept_since = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def check_url(self, request: Request) -> None:
+        """Raise BadRequest for an address that is too long to be kept."""
+        if len(request.path) + len(request.query_string) > self.settings.url_bytes_max:
+            raise BadRequest("url_too_large", "the address is too long: use POST", status=414)
+
     async def body(self, request: Request) -> "Body":
         """The request's body, unzipped; the caller releases it when it is done."""
+        self.check_url(request)
         self.journal.check_room()
         settings = self.settings
         announced = request.content_length
@@ -67,8 +73,10 @@ class Intake:
             if encoding is not None:
                 raw = await unzip(raw, encoding, settings.body_bytes_max)
                 body.take(len(raw))
-        except BaseException:
+        except BaseException as exc:
             body.release()
+            if isinstance(exc, BadRequest):
+                self.keep(request, exc)
             raise
         body.data = raw
         metrics.body_bytes.inc(len(raw))
@@ -121,8 +129,8 @@ class Intake:
             seed=seed or self._next_seed(),
             body=body,
             address=address,
-            user_agent=_printable(agent),
-            referrer=_printable(referrer),
+            user_agent=printable(agent),
+            referrer=printable(referrer),
             refusals=refusals,
         )
 
@@ -130,13 +138,10 @@ class Intake:
         self._seeds += 1
         return self._seed + self._seeds.to_bytes(8, "big")
 
-    def refused(
-        self, request: Request, error: CollectorError, data: bytes = b"", source: str = ""
+    def keep(
+        self, request: Request, error: BadRequest, data: bytes = b"", source: str = ""
     ) -> None:
-        """Count a request that was turned down; a few a minute leave a rejected event."""
-        metrics.refused.labels(error.code).inc()
-        if not isinstance(error, BadRequest):
-            return
+        """Leave a rejected event of a request that was turned down, of a few a minute."""
         now = time.monotonic()
         if now - self._kept_since >= 60:
             self._kept_since = now
@@ -148,12 +153,12 @@ class Intake:
         envelope = self._envelope(request, source, "", b"", [refusal])
         # No event of it was accepted, and the sender does not wait for it.
         task = asyncio.get_running_loop().create_task(
-            self._keep(Frame(encode_envelope(envelope), source, 0))
+            self._append(Frame(encode_envelope(envelope), source, 0))
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _keep(self, frame: Frame) -> None:
+    async def _append(self, frame: Frame) -> None:
         try:
             self.journal.check_room()
             await self.journal.append(frame)
@@ -180,8 +185,8 @@ class Body:
         self._taken = 0
 
 
-def _printable(text: str | None) -> str | None:
-    """A header as it is stored: bytes that were no UTF-8 are replaced, and it has an end."""
+def printable(text: str | None) -> str | None:
+    """A header as it is kept: bytes that were no UTF-8 are replaced, and it has an end."""
     if not text:
         return None
     return text[:TEXT_CHARS].encode(errors="replace").decode().replace("\0", "")

@@ -55,6 +55,7 @@ OBJECTS = frozenset({"properties", "traits", "context", "integrations"})
 MEMBERS = frozenset(SHORT.values()) - OBJECTS | {"sentAt", "originalTimestamp"}
 
 _DATA = re.compile(r"(?:^|&)data=([^&]*)")
+_WRITE_KEY = re.compile(r"((?:^|&)(?:wk|writeKey)=)[^&]*")  # of what is kept to look at
 
 
 def gif(outcome: str) -> Reply:
@@ -86,7 +87,9 @@ class Pixel:
             return NOT_RECORDED
         intake = self._intake
         source_name = ""
+        sent = _WRITE_KEY.sub(r"\1***", request.query_string).encode()
         try:
+            intake.check_url(request)
             intake.journal.check_room()
             if call is None:
                 members = nested(request.query(), short=True)
@@ -94,6 +97,7 @@ class Pixel:
                 body = msgspec.json.encode(members)
             else:
                 body = _body(request)
+            sent = body
             decoded = await intake.decoder.decode(body, call)
             source = intake.source(request, intake.key(request, None) or decoded.write_key)
             source_name = source.name
@@ -101,7 +105,9 @@ class Pixel:
                 raise BadRequest(*decoded.problems[0][1])
             await intake.accept(request, source, call, decoded)
         except CollectorError as exc:
-            intake.refused(request, exc, request.query_string.encode(), source_name)
+            if isinstance(exc, BadRequest):
+                intake.keep(request, exc, sent, source_name)
+            metrics.refused.labels(exc.code).inc()
             metrics.pixels.labels(exc.code).inc()
             return gif(exc.code)
         _stored.inc()

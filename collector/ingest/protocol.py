@@ -27,13 +27,15 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from collector import metrics
-from collector.errors import BadRequest
+from collector.errors import BadRequest, Busy, CollectorError
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 READ_BYTES = 256 << 10  # of a body that nobody has asked for yet
+STOP_POLL_SECONDS = 0.02
+HANG_UP_SECONDS = 0.5  # for handlers that are cancelled
 
 _date = (0, b"")
 
@@ -191,7 +193,8 @@ class Sent:
 
 
 Handle = Callable[[Request], Awaitable[Sent]]
-ReplyToError = Callable[[BadRequest], Reply]
+ReplyToError = Callable[[CollectorError], Reply]
+MoreHeaders = Callable[[Request | None], bytes]  # header lines that every answer carries
 
 
 class Connection(RequestHandler):
@@ -208,11 +211,16 @@ class Connection(RequestHandler):
     def stopping(self) -> bool:
         return self._server.stopping
 
+    def close_if_idle(self) -> None:
+        """Hang up, unless a request is under way: that one is answered first."""
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         metrics.connections.inc()
         if len(self._server._connections) > self._server.connections_max:
-            self._refuse("too_many_connections", "too many connections; try again later", 503)
+            self._refuse(Busy("too_many_connections", "too many connections; try again later"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is not None:
@@ -235,17 +243,17 @@ class Connection(RequestHandler):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        self._refuse("header_timeout", "the request's headers did not arrive in time", 408)
+        detail = "the request's headers did not arrive in time: resend it"
+        self._refuse(BadRequest("header_timeout", detail, status=408))
 
-    def _refuse(self, code: str, detail: str, status: int) -> None:
+    def _refuse(self, error: CollectorError) -> None:
         """Answer before there is a request, and hang up."""
-        metrics.refused.labels(code).inc()
+        metrics.refused.labels(error.code).inc()
         if self.transport is not None:
-            reply = self._server.reply_to(BadRequest(code, detail, status=status))
+            reply = self._server.reply_to(error)
             reply.count.inc()
-            self.transport.write(
-                b"".join((reply.head, _date_line(), b"Connection: close\r\n\r\n", reply.body))
-            )
+            more = self._server.more_headers(None) + _date_line() + b"Connection: close\r\n\r\n"
+            self.transport.write(reply.head + more + reply.body)
         self.force_close()
 
     def handle_error(  # type: ignore[override]  # a reply is what our handlers return
@@ -266,7 +274,8 @@ class Connection(RequestHandler):
         else:
             error = BadRequest("bad_http", "this is not HTTP as RFC 9112 has it")
         metrics.refused.labels(error.code).inc()
-        return Sent(request, self._server.reply_to(error)).close()
+        server = self._server
+        return Sent(request, server.reply_to(error), server.more_headers(request)).close()
 
 
 class Server(web.Server):
@@ -276,6 +285,7 @@ class Server(web.Server):
         self,
         handle: Handle,
         reply_to: ReplyToError,
+        more_headers: MoreHeaders,
         *,
         header_seconds: float,
         idle_seconds: float,
@@ -287,6 +297,7 @@ class Server(web.Server):
         super().__init__(handle, request_factory=self._request)  # type: ignore[arg-type]
         self.loop = asyncio.get_running_loop()
         self.reply_to = reply_to
+        self.more_headers = more_headers
         self.header_seconds = header_seconds
         self.connections_max = connections_max
         self.stopping = False
@@ -310,6 +321,20 @@ class Server(web.Server):
         task: object,
     ) -> Request:
         return Request(message, payload, protocol)
+
+    async def stop(self, seconds: float) -> None:
+        """Close what is idle, give requests under way *seconds* to be answered, end the rest."""
+        self.stopping = True
+        until = self.loop.time() + seconds
+        while True:
+            # Its own shutdown comes last: from then on not even the rest of a body is read.
+            for connection in list(self._connections):
+                assert isinstance(connection, Connection)
+                connection.close_if_idle()
+            if not self._connections or self.loop.time() >= until:
+                break
+            await asyncio.sleep(STOP_POLL_SECONDS)
+        await self.shutdown(HANG_UP_SECONDS)
 
     def __call__(self) -> Connection:
         return Connection(self, **self._settings)

@@ -15,7 +15,7 @@ import msgspec
 
 from collector import metrics
 from collector.errors import BadRequest
-from collector.ingest.intake import Intake
+from collector.ingest.intake import Intake, printable
 from collector.ingest.protocol import Reply, Request
 from collector.ingest.settings import IngestSettings
 
@@ -40,13 +40,14 @@ class Sdk:
         try:
             source = self._intake.source(request, key)
         except BadRequest as exc:
-            self._intake.refused(request, exc)
+            self._intake.keep(request, exc)
             raise BadRequest(exc.code, exc.detail, status=404) from exc
-        host = request.header("Host") or f"{self._settings.host}:{self._settings.port}"
+        host = request.header("Host")
         secure = request.protocol.ssl_context is not None
         if self._intake.proxies.trusts(request.peer):
             secure = request.header("X-Forwarded-Proto") == "https"
             host = request.header("X-Forwarded-Host") or host
+        host = printable(host) or f"{self._settings.host}:{self._settings.port}"
         protocol = "https" if secure else "http"
         api_host = f"{host}{base}/v1"
         where = {"apiKey": source.write_key, "apiHost": api_host, "protocol": protocol}

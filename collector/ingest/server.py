@@ -16,13 +16,14 @@ visitors block the usual names.
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from urllib.parse import unquote
 
+from collector import metrics
 from collector.errors import BadRequest, Busy, CollectorError, ConfigError
 from collector.ingest.auth import Sources
 from collector.ingest.intake import Intake
-from collector.ingest.pixel import Pixel, gif
+from collector.ingest.pixel import Pixel
 from collector.ingest.protocol import Reply, Request, Sent, Server
 from collector.ingest.sdk import Sdk
 from collector.ingest.settings import IngestSettings, SourceSettings
@@ -39,9 +40,19 @@ LINE_BYTES_MAX = 1 << 17  # what the parser takes of a request line, so that we 
 _HEALTHY = Reply(200, b'{"status":"ok"}')
 
 
+class WrongMethod(BadRequest):
+    """The path takes other methods: those *allowed*."""
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        self.allowed = sorted(allowed)
+        super().__init__("wrong_method", f"use {' or '.join(self.allowed)} here", status=405)
+
+
 def reply_to(error: CollectorError) -> Reply:
     """The answer to a request that failed with *error*."""
     body = {"success": False, "code": error.code, "message": error.detail}
+    if isinstance(error, WrongMethod):
+        return Reply.json(error.status, body, [("Allow", ", ".join(error.allowed))])
     if isinstance(error, BadRequest):
         return Reply.json(error.status, body)
     if isinstance(error, Busy):
@@ -93,6 +104,7 @@ class Ingest:
         self._server = Server(
             self._handle,
             reply_to,
+            self._cors.headers,
             header_seconds=settings.header_seconds,
             idle_seconds=settings.idle_seconds,
             url_bytes_max=max(LINE_BYTES_MAX, settings.url_bytes_max),
@@ -123,9 +135,7 @@ class Ingest:
         for listener in self._listeners:
             listener.close()
         if self._server is not None:
-            self._server.stopping = True
-            self._server.pre_shutdown()
-            await self._server.shutdown(self.settings.stop_seconds)
+            await self._server.stop(self.settings.stop_seconds)
 
     # --- requests --------------------------------------------------------------------------
 
@@ -133,8 +143,7 @@ class Ingest:
         try:
             reply = await self._answer(request)
         except CollectorError as exc:
-            if not isinstance(exc, BadRequest):
-                self._intake.refused(request, exc)
+            metrics.refused.labels(exc.code).inc()
             reply = reply_to(exc)
             sent = Sent(request, reply, self._cors.headers(request))
             # What is left of a body that nobody will read would be taken for the next request.
@@ -146,16 +155,12 @@ class Ingest:
         methods = self._routes.get(path)
         if methods is None:
             return await self._other(request, path)
-        if len(request.query_string) + len(path) > self.settings.url_bytes_max:
-            if "pixel" in path or path.endswith("px.gif"):
-                return gif("url_too_large")
-            raise BadRequest("url_too_large", "the address is too long: use POST", status=414)
         handler = methods.get(request.method)
         if handler is not None:
             return await handler(request)
         if request.method == "OPTIONS":
             return self._cors.preflight(request)
-        raise self._wrong_method(methods)
+        raise WrongMethod(methods)
 
     async def _other(self, request: Request, path: str) -> Reply:
         for base in self._bases:
@@ -167,7 +172,7 @@ class Ingest:
                 if request.method in {"GET", "HEAD"}:
                     return await self._sdk.settings(request, unquote(key), base)
                 if request.method != "OPTIONS":
-                    raise self._wrong_method({"GET": self._health})
+                    raise WrongMethod(["GET", "HEAD"])
         if request.method == "OPTIONS":
             return self._cors.preflight(request)
         raise BadRequest(
@@ -175,11 +180,6 @@ class Ingest:
             "nothing is here: events go to /v1/track, /v1/batch and their like",
             status=404,
         )
-
-    @staticmethod
-    def _wrong_method(methods: dict[str, Handler]) -> BadRequest:
-        allowed = " or ".join(sorted(methods))
-        return BadRequest("wrong_method", f"use {allowed} here", status=405)
 
     async def _health(self, request: Request) -> Reply:
         self._journal.check_room()

@@ -77,7 +77,7 @@ class Tracking:
             if decoded.events:
                 await intake.accept(request, source, call, decoded)
         except BadRequest as exc:
-            intake.refused(request, exc, body.data, source_name)
+            intake.keep(request, exc, body.data, source_name)
             raise
         finally:
             body.release()

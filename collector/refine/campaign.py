@@ -20,6 +20,7 @@ from collector.refine.draft import Draft
 
 CLICK_IDS = frozenset({"gclid", "gbraid", "wbraid", "fbclid", "ttclid", "msclkid"})
 CLICK_ID_PARTS = ("clid", "braid", "clkid")  # one of them is in each
+EMPTY = {b"", b"{}", b"null"}  # as SDKs write it that looked for none, or found none
 VALUE_CHARS = 255
 PARAMETERS_MAX = 200
 
@@ -51,8 +52,8 @@ def campaign(draft: Draft) -> None:
         if found.search and "?" not in url:
             url = "?" + found.search.removeprefix("?")
     query = url.partition("?")[2].partition("#")[0]
-    wanted = context.campaign is NOTHING and "utm_" in query
-    clicked = context.clickIds is NOTHING and any(part in query for part in CLICK_ID_PARTS)
+    wanted = "utm_" in query and bytes(context.campaign) in EMPTY
+    clicked = any(part in query for part in CLICK_ID_PARTS) and bytes(context.clickIds) in EMPTY
     if not wanted and not clicked:
         return
     utm, clicks = read(query)

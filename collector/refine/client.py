@@ -47,7 +47,7 @@ _decode_library = msgspec.json.Decoder(_Library).decode
 def client(draft: Draft) -> None:
     """Fill in ip, user agent and page from the request."""
     call, context = draft.call, draft.context
-    if not call.envelope.device and not context.direct:
+    if not call.envelope.device and bytes(context.direct) != b"true":
         return
     if context.library is not NOTHING and by_server(bytes(context.library)):
         return

@@ -68,6 +68,8 @@ def _read(draft: Draft, text: str) -> int | None:
 
 def microseconds(text: str) -> int | None:
     """Microseconds since 1970 of *text*, or None if it is no time between the years 1 and 9999."""
+    if text[4:5] != "-" and len(text) > 8 and text[:9].isdigit():
+        return _number(text)  # fromisoformat takes some of these for a day in the year 1763
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

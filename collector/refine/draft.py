@@ -28,7 +28,7 @@ class Context(msgspec.Struct, gc=False):
 
     ip: Raw = NOTHING
     userAgent: Raw = NOTHING  # noqa: N815
-    direct: bool | None = None
+    direct: Raw = NOTHING
     library: Raw = NOTHING
     page: Raw = NOTHING
     campaign: Raw = NOTHING

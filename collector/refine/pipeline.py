@@ -8,6 +8,7 @@ Errors   none: every event of the request is an Event or a Rejection, so that
          `len(events) + len(rejections)` is the number the frame was counted with.
 """
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -48,26 +49,23 @@ _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(WireEvent))
 _NOTHING_UNKNOWN: dict[str, Raw] = {}
+_WRITE_KEY = re.compile(rb'("writeKey"\s*:\s*)"[^"]*"?')  # of what is kept to look at
 
 
 def refine(envelope: Envelope, limits: Limits) -> Iterator[Event | Rejection]:
     """The events of one request, in its order; refusals come last."""
     call = Call(envelope)
+    texts: list[Raw] = []
     for index, (wire, unknown) in enumerate(_wire_events(call)):
         kind = wire.type if envelope.call == BATCH else envelope.call
         problem = problem_of(wire, kind, limits)
         if problem is not None:
-            yield _rejected(envelope, index, wire, problem)
+            texts = texts or _texts(envelope)
+            yield _rejected(envelope, problem, bytes(texts[index]), wire.messageId)
             continue
         yield _refined(call, index, wire, unknown, kind or "")
     for refusal in envelope.refusals:
-        yield Rejection(
-            source=envelope.source,
-            received_at=envelope.received_at,
-            code=refusal.code,
-            detail=refusal.detail,
-            data=refusal.data,
-        )
+        yield _rejected(envelope, Problem(refusal.code, refusal.detail), refusal.data, None)
 
 
 def _wire_events(call: Call) -> Iterator[tuple[WireEvent, dict[str, Raw]]]:
@@ -120,10 +118,18 @@ def _context(call: Call, wire: WireEvent) -> Context:
         return NO_CONTEXT
 
 
-def _rejected(envelope: Envelope, index: int, wire: WireEvent, problem: Problem) -> Rejection:
-    body = envelope.body
-    data = body if envelope.call != BATCH else bytes(_decode_outline(body).batch[index])
-    message_id = wire.messageId
+def _texts(envelope: Envelope) -> list[Raw]:
+    """Each event of the body as it was written."""
+    if envelope.call != BATCH:
+        return [Raw(envelope.body)]
+    return _decode_outline(envelope.body).batch
+
+
+def _rejected(
+    envelope: Envelope, problem: Problem, data: bytes, message_id: str | int | None
+) -> Rejection:
+    if problem.code != "unknown_write_key":  # that one is nobody's, and shows what is wrong
+        data = _WRITE_KEY.sub(rb'\1"***"', data)
     return Rejection(
         source=envelope.source,
         received_at=envelope.received_at,
