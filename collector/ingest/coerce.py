@@ -46,9 +46,8 @@ def coerce(element: bytes) -> bytes | Problem:
     for name in _TIMES:
         if name in members:
             members[name] = coerce_time(members[name])
-    kind = members.get("type")
-    if kind is not None and _value(kind).__class__ not in {str, type(None)}:
-        return Problem("unknown_type", "type must be text, such as track")
+    if not isinstance(_value(members.get("type", Raw(b"null"))), str | None):
+        members["type"] = _as_text(members["type"])  # unknown, unless the path names it
     if not isinstance(_value(members.get("writeKey", Raw(b"null"))), str | None):
         del members["writeKey"]
     return _encode(members)
@@ -92,4 +91,8 @@ def coerce_time(raw: Raw) -> Raw:
             return Raw(_encode(datetime.fromtimestamp(seconds, UTC)))
         except (OverflowError, ValueError, OSError):
             pass
+    return _as_text(raw)
+
+
+def _as_text(raw: Raw) -> Raw:
     return Raw(_encode(bytes(raw)[:100].decode(errors="replace")))

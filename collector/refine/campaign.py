@@ -38,7 +38,7 @@ def campaign(draft: Draft) -> None:
     """Add context.campaign and context.clickIds."""
     context = draft.context
     page = context.page
-    if page is not NOTHING and b"?" not in bytes(page):
+    if page is not NOTHING and b"=" not in bytes(page):
         return  # most pages have no parameters, and need not be taken apart to know it
     if page is NOTHING:
         referrer = draft.call.envelope.referrer if draft.members else None
@@ -52,8 +52,9 @@ def campaign(draft: Draft) -> None:
         if found.search and "?" not in url:
             url = "?" + found.search.removeprefix("?")
     query = url.partition("?")[2].partition("#")[0]
-    wanted = "utm_" in query and bytes(context.campaign) in EMPTY
-    clicked = any(part in query for part in CLICK_ID_PARTS) and bytes(context.clickIds) in EMPTY
+    folded = query.lower()
+    wanted = "utm_" in folded and bytes(context.campaign) in EMPTY
+    clicked = any(part in folded for part in CLICK_ID_PARTS) and bytes(context.clickIds) in EMPTY
     if not wanted and not clicked:
         return
     utm, clicks = read(query)
