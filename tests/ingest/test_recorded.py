@@ -10,7 +10,6 @@ import base64
 import gzip
 import itertools
 import json
-import math
 import os
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PostgresServer
+from tests.expected import kept, moment
 from tests.process import CollectorProcess
 from tests.rawhttp import Answer, Wire, exchange
 from tests.recordings import KEY, Recorded, load, names
@@ -143,11 +143,6 @@ class Said:
         return context
 
 
-def moment(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def said(requests: list[Recorded]) -> list[Said]:
     """Every event of a recording, resent ones included."""
     found = []
@@ -163,17 +158,6 @@ def said(requests: list[Recorded]) -> list[Said]:
 
 def ids_of(requests: list[Recorded]) -> set[str]:
     return {event.event["messageId"] for event in said(requests)}
-
-
-def kept(value: Any) -> Any:
-    """*value* as jsonb can hold it: what is no number is null, half a character is U+FFFD."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str):
-        return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in value)
-    if isinstance(value, dict):
-        return {kept(name): kept(item) for name, item in value.items()}
-    return [kept(item) for item in value] if isinstance(value, list) else value
 
 
 # --- the tests --------------------------------------------------------------------------------
