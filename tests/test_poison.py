@@ -457,6 +457,28 @@ async def test_zipped_poison_is_poison(collector: CollectorProcess) -> None:
     sender.close()
 
 
+async def test_the_largest_bodies_are_stored(collector: CollectorProcess) -> None:
+    sender, books = Sender(collector.port), Books(collector)
+    few = [
+        {
+            "type": "track",
+            "event": "Big",
+            "messageId": f"big-{n}",
+            "properties": {"a": "å" * 124_000},
+        }
+        for n in range(41)
+    ]
+    many = [{"type": "track", "event": "Small", "messageId": f"small-{n}"} for n in range(10_000)]
+    for batch in (few, many):
+        body = json.dumps({"batch": batch}, ensure_ascii=False).encode()
+        assert (await sender.post("/v1/batch", body)).json() == {"success": True}
+    moved = books.moved()
+    assert (moved["accepted"], moved["stored"]) == (10_041, 10_041)
+    sql = "select min(length(properties ->> 'a')) from collector.events where event = 'Big'"
+    assert (await collector.rows(sql))[0]["min"] == 124_000
+    sender.close()
+
+
 async def test_poison_in_an_image_address_is_an_image(collector: CollectorProcess) -> None:
     async with await Wire.open(collector.port) as wire:
         for poison in POISONS:

@@ -91,15 +91,16 @@ class Pixel:
         try:
             intake.check_url(request)
             intake.journal.check_room()
+            parameters = request.query()
             if call is None:
-                members = nested(request.query(), short=True)
+                members = nested(parameters, short=True)
                 call = str(members.pop("type", None) or ("track" if "event" in members else "page"))
                 body = msgspec.json.encode(members)
             else:
-                body = _body(request)
+                body = _body(request.query_string, parameters)
             sent = body
             decoded = await intake.decoder.decode(body, call)
-            source = intake.source(request, intake.key(request, None) or decoded.write_key)
+            source = intake.source(request, intake.key(request, parameters) or decoded.write_key)
             source_name = source.name
             if decoded.problems:
                 raise BadRequest(*decoded.problems[0][1])
@@ -114,14 +115,13 @@ class Pixel:
         return STORED
 
 
-def _body(request: Request) -> bytes:
+def _body(query: str, parameters: dict[str, str]) -> bytes:
     """The event in the address, as JSON."""
-    query = request.query_string
     found = _DATA.search(query)
     if found is None:
         if "=" not in query:
             raise BadRequest("missing_data", "the address has no data: add ?data=<base64 JSON>")
-        return msgspec.json.encode(nested(request.query(), short=False))
+        return msgspec.json.encode(nested(parameters, short=False))
     return unbase64(unquote_to_bytes(found[1]))
 
 

@@ -36,6 +36,9 @@ SERVER_LIBRARIES = frozenset(
 )
 
 
+LIBRARY_BYTES = 1_000  # a longer description is not remembered
+
+
 class _Library(msgspec.Struct):
     name: str = ""
     env: str = ""
@@ -59,11 +62,18 @@ def client(draft: Draft) -> None:
         draft.members.append(call.page)
 
 
-@lru_cache(256)  # senders have few libraries, and write each in one way
 def by_server(text: bytes) -> bool:
     """Whether the library described by *text* runs on a server."""
+    return _known(text) if len(text) <= LIBRARY_BYTES else _runs_on_server(text)
+
+
+def _runs_on_server(text: bytes) -> bool:
     try:
         library = _decode_library(text)
     except msgspec.ValidationError:
         return False
     return library.name in SERVER_LIBRARIES or library.env == "node"
+
+
+# Senders have few libraries, and write each in one way; what is longer is nobody's.
+_known = lru_cache(256)(_runs_on_server)

@@ -188,6 +188,18 @@ async def test_what_server_sdks_really_send_at_once_is_taken(edge: Edge) -> None
     assert len(await edge.events()) == 24
 
 
+async def test_a_body_as_large_as_may_be_is_one_frame(edge: Edge) -> None:
+    """Larger than a commit of the journal and than what the store reads at once."""
+    events = [
+        {"type": "track", "event": "E", "messageId": f"m{n}", "properties": {"a": "x" * 250_000}}
+        for n in range(41)
+    ]
+    assert (await edge.post("/v1/batch", {"batch": events})).status == 200
+    reading = await edge.journal.read(0, 8_000_000)
+    assert [record.events for record in reading.records] == [41]
+    assert len(await edge.events()) == 41
+
+
 async def test_a_body_that_does_not_come_is_408(make_edge: MakeEdge) -> None:
     edge = await make_edge(body_seconds=0.2)
     counted = Counted(REFUSED, reason="body_timeout")

@@ -428,3 +428,16 @@ async def test_a_full_journal_still_shows_the_image(make_edge: MakeEdge) -> None
     words = {image(await edge.get(f"/px.gif?wk=demo&e={'E' * 500}")) for _ in range(5)}
     assert "journal_full" in words
     assert counted.moved >= 1
+
+
+async def test_the_key_may_stand_beside_the_data(make_edge: MakeEdge) -> None:
+    other = SourceSettings(name="other", write_key="k2")
+    edge = await make_edge([SourceSettings(name="shop", write_key="demo"), other])
+    data = data_of({"event": "E", "userId": "u"})
+    assert image(await edge.get(f"/v1/pixel/track?data={data}&writeKey=k2")) == "stored"
+    assert (await edge.event()).source == "other"
+    data = data_of({"event": "E", "userId": "u", "writeKey": "demo"})
+    assert image(await edge.get(f"/v1/pixel/track?writeKey=k2&data={data}")) == "stored"
+    assert (await edge.event()).source == "other"
+    assert image(await edge.get("/px.gif?wk=demo&e=E", {"X-Write-Key": "k2"})) == "stored"
+    assert (await edge.event()).source == "other"

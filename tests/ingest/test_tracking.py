@@ -716,6 +716,13 @@ async def test_other_libraries_run_where_the_visitor_is(edge: Edge, name: object
     assert read(event.context)["userAgent"] == BROWSER
 
 
+async def test_a_library_of_any_length_is_read(edge: Edge) -> None:
+    for length in (100, 900, 1100, 100_000):
+        library = {"pad": "x" * length, "name": "analytics-python"}
+        event = await edge.take(FULL | {"context": {"library": library}}, User_Agent=BROWSER)
+        assert read(event.context) == {"library": library}
+
+
 async def test_a_server_source_is_asked_for_the_address_by_direct(edge: Edge) -> None:
     for direct, expected in ((True, "127.0.0.1"), (False, None), ("true", None), (None, None)):
         body = FULL | {"context": {"direct": direct}}
