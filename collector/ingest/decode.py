@@ -36,6 +36,8 @@ from collector.leniency import Unreadable, doubtful, repair, split
 from collector.refine import Limits, problem_of
 
 THREAD_BYTES = 256 << 10  # reading more than this leniently leaves the loop alone
+LARGE_BYTES = 1 << 20  # reading more than this at all does
+OBJECTS_PER_EVENT = 20  # of so many at most a large batch is read in one go
 REFUSED_DATA_BYTES = 65_536  # of an event that is refused, so much is kept
 
 _decode_event = msgspec.json.Decoder(WireEvent).decode
@@ -69,6 +71,8 @@ class Decoder:
     async def decode(self, body: bytes, call: str) -> Decoded:
         """The events in *body*, which came to the path of *call*."""
         try:
+            if len(body) > LARGE_BYTES:
+                return await asyncio.to_thread(self._fast, body, call)
             return self._fast(body, call)
         except _REFUSED:
             pass
@@ -79,24 +83,25 @@ class Decoder:
 
     def _fast(self, body: bytes, call: str) -> Decoded:
         settings = self._settings
+        # Nothing may become millions of objects before it is found to be too much.
+        if call != BATCH and len(body) > settings.event_bytes_max:
+            raise ValueError
+        if body.count(b"{") > OBJECTS_PER_EVENT * settings.batch_events_max:
+            raise ValueError
         if doubtful(body, depth_max=settings.depth_max):
             raise ValueError
         if call != BATCH:
             event = _decode_brief(body)
-            if len(body) > settings.event_bytes_max:
-                raise ValueError
             problem = problem_of(event, call, self._limits)
             return Decoded(body, event.writeKey, 1, [], [(0, problem)] if problem else [])
-        if len(body) > settings.event_bytes_max:
-            outline = _decode_outline(body).batch
-            if len(outline) > settings.batch_events_max or any(
-                len(memoryview(event)) > settings.event_bytes_max for event in outline
-            ):
-                raise ValueError
         batch = _decode_batch(body)
         events = batch.batch
         if len(events) > settings.batch_events_max:
             raise ValueError
+        if len(body) > settings.event_bytes_max:
+            outline = _decode_outline(body).batch
+            if any(len(memoryview(event)) > settings.event_bytes_max for event in outline):
+                raise ValueError
         limits = self._limits
         problems = [
             (index, problem)

@@ -54,8 +54,10 @@ def program(pytestconfig: pytest.Config) -> Path:
         except subprocess.TimeoutExpired:
             pytest.skip(f"npm brought no packages within {NPM_SECONDS} s")
         if done.returncode:
-            errors = [line for line in done.stderr.decode().splitlines() if "code" in line]
-            pytest.skip(f"npm could not bring the packages: {' '.join(errors)[:100]}")
+            said = done.stderr.decode()
+            assert not any(word in said for word in ("EUSAGE", "EINTEGRITY", "EBADENGINE")), said
+            codes = [line.split()[-1] for line in said.splitlines() if " code " in line]
+            pytest.skip(f"npm could not bring the packages: {' '.join(codes) or 'no reason given'}")
         (directory / "complete").touch()
     return directory / "segment_node.mjs"
 

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -303,6 +304,30 @@ async def test_ten_times_too_many_events_are_refused_as_a_whole(make_edge: MakeE
     assert await edge.events() == []
 
 
+@pytest.mark.parametrize("element", [b"1", b"{}", b"[]", b'""', b'{"type":"track"}'])
+async def test_too_many_events_take_no_more_memory_than_their_text(
+    edge: Edge, element: bytes
+) -> None:
+    count = 3 * MIB // (len(element) + 1)
+    body = b'{"batch":[' + b",".join([element] * count) + b"]}"
+    tracemalloc.start()
+    try:
+        answer = await edge.post("/v1/batch", body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert refusal(answer) == (400, "too_many_events")
+    assert peak < 90 * MIB  # millions of objects would be many times that
+
+
+async def test_a_single_event_that_is_too_large_is_not_read_at_all(edge: Edge) -> None:
+    for body in (b"[" * 9 * MIB, b'"' + b"\\" * 9 * MIB, b"9" * 9 * MIB, b" " * 9 * MIB + b"{}"):
+        began = time.perf_counter()
+        answer = await edge.post("/v1/track", body)
+        assert refusal(answer)[1] in {"event_too_large", "empty_body"}
+        assert time.perf_counter() - began < 2.0
+
+
 @pytest.mark.parametrize(
     ("event", "code"),
     [
@@ -470,8 +495,6 @@ async def test_every_refusal_is_counted_once_by_its_reason(make_edge: MakeEdge) 
 async def test_a_rejected_event_of_a_closed_minute_makes_room_for_the_next(
     make_edge: MakeEdge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import time
-
     edge = await make_edge(refusals_kept_per_minute=2)
     for _ in range(5):
         await edge.post("/v1/track", b"{")
