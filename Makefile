@@ -24,14 +24,14 @@ run:
 test:
 	@sh scripts/venv dev
 	@sh scripts/debian $(PROGRAMS) || true
-	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m pytest --session-timeout=840 $(ARGS)
+	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m pytest -rs --session-timeout=840 $(ARGS)
 
 check:
 	@sh scripts/venv dev
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy --strict
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 bench:
 	@sh scripts/venv dev
