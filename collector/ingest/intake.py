@@ -158,6 +158,10 @@ class Intake:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def settle(self) -> None:
+        """Wait until what is still being kept is on disk, or is given up."""
+        await asyncio.gather(*self._tasks)
+
     async def _append(self, frame: Frame) -> None:
         try:
             self.journal.check_room()

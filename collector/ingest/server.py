@@ -136,6 +136,7 @@ class Ingest:
             listener.close()
         if self._server is not None:
             await self._server.stop(self.settings.stop_seconds)
+        await self._intake.settle()
 
     # --- requests --------------------------------------------------------------------------
 

@@ -54,8 +54,7 @@ class Edge:
 
     async def results(self) -> list[Event | Rejection]:
         """What the requests since the last call left behind, in order."""
-        for task in list(self.ingest._intake._tasks):
-            await task
+        await self.ingest._intake.settle()
         found: list[Event | Rejection] = []
         while self._read < self.journal.end:
             reading = await self.journal.read(self._read, 100_000_000)
