@@ -38,7 +38,7 @@ bench:
 	@exec .venv/bin/python -m benchmarks $(ARGS)
 
 # For all Pythons and machines at once, with the hashes of all files; no address gets into them.
-COMPILE = .venv/bin/uv pip compile --quiet pyproject.toml --group build --universal \
+COMPILE = .venv/bin/uv pip compile --quiet --system-certs pyproject.toml --group build --universal \
 	--fork-strategy fewest --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links $(ARGS)
 

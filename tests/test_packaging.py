@@ -108,6 +108,44 @@ def test_make_knows_its_verbs() -> None:
     assert "pytest" in shown
 
 
+def welcome(**environ: str) -> str:
+    """What `make run` prints under its heading."""
+    ended = subprocess.run(
+        [sys.executable, REPOSITORY / "scripts" / "welcome.py"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY)} | environ,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert ended.stderr == ""
+    return ended.stdout
+
+
+def test_what_to_do_next_follows_the_settings() -> None:
+    assert "http://localhost:8080/v1/track" in welcome()
+    shown = welcome(
+        COLLECTOR_INGEST_PORT="9000", COLLECTOR_INGEST_HOST="::1", COLLECTOR_DATA_DIR="/a b"
+    )
+    assert '"http://[::1]:9000/v1/track"' in shown
+    assert '"http://[::1]:9000/px.gif?wk=demo' in shown
+    assert "export COLLECTOR_DATA_DIR='/a b'" in shown
+    assert "8080" not in shown
+
+
+def test_what_to_do_next_shows_no_secret_and_leaves_complaints_to_the_collector() -> None:
+    shown = welcome(
+        COLLECTOR_STORE_DSN="postgresql://me:geheim@there/db",
+        COLLECTOR_ADMIN_TOKEN="geheim",
+        COLLECTOR_SOURCES='[{"name": "shop", "write_key": "geheim"}]',
+    )
+    assert "geheim" not in shown
+    assert 'curl -u "$WRITE_KEY:"' in shown
+    assert "export COLLECTOR_STORE_DSN=" in shown
+    assert welcome(COLLECTOR_INGEST_PORT="geheim") == ""
+
+
 # --- Container ---------------------------------------------------------------------------------
 
 
