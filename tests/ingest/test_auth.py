@@ -8,7 +8,7 @@ import pytest
 
 from collector import metrics
 from collector.ingest import SourceSettings
-from tests.ingest.conftest import Counted, Edge, MakeEdge
+from tests.edge import Counted, Edge, MakeEdge
 from tests.rawhttp import Answer, Headers, basic, encode
 
 REFUSED = "collector_ingest_refused_requests_total"
@@ -47,7 +47,7 @@ async def source_of(
     return (await edge.results())[0].source
 
 
-# --- where a key may stand ------------------------------------------------------------------
+# --- where a key may stand -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_a_right_key_behind_a_wrong_one_does_not_count(keys: Edge, place: 
     assert (answer.status, answer.json()["code"]) == (401, "unknown_write_key")
 
 
-# --- what a wrong key gets --------------------------------------------------------------------
+# --- what a wrong key gets -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/v1/track", "/v1/t", "/v1/batch", "/v1/b", "/v1/import"])
@@ -232,7 +232,7 @@ async def test_a_refused_event_keeps_what_was_sent_but_not_the_key(keys: Edge) -
     assert json.loads(rejection.data)["writeKey"] == "k-bodi"
 
 
-# --- settings ---------------------------------------------------------------------------------
+# --- settings ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/v1/projects/nobody/settings", "/v1/projects/%00%FF/settings"])

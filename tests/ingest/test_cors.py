@@ -4,7 +4,7 @@ import pytest
 
 from collector.ingest import SourceSettings
 from collector.journal import JournalSettings
-from tests.ingest.conftest import Counted, Edge, MakeEdge
+from tests.edge import Counted, Edge, MakeEdge
 from tests.rawhttp import Answer, Wire, basic, encode
 
 SHOP = "https://shop.example"

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.ingest.conftest import Edge, MakeEdge
+from tests.edge import Edge, MakeEdge
 from tests.rawhttp import Answer, Wire, basic, chunked, encode
 
 EVENT = b'{"event":"E","userId":"u"}'
@@ -99,7 +99,7 @@ async def test_head_has_the_headers_and_no_body(edge: Edge) -> None:
             assert (await wire.answer()).body == b'{"status":"ok"}'
 
 
-# --- Expect ---------------------------------------------------------------------------------------
+# --- Expect --------------------------------------------------------------------------------------
 
 
 async def test_a_client_that_waits_is_told_to_go_on(edge: Edge) -> None:

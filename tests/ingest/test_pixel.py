@@ -9,7 +9,7 @@ import pytest
 
 from collector.event import Rejection
 from collector.ingest import SourceSettings
-from tests.ingest.conftest import Counted, Edge, MakeEdge, read
+from tests.edge import Counted, Edge, MakeEdge, read
 from tests.rawhttp import Answer, Wire, encode
 from tests.recordings import DIRECTORY, KEY
 
@@ -48,7 +48,7 @@ def data_of(event: object, *, strip: bool = True) -> str:
     return encoded.rstrip("=") if strip else encoded
 
 
-# --- base64 -------------------------------------------------------------------------------------
+# --- base64 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("vector", VECTORS["vectors"], ids=lambda vector: vector["name"])
@@ -170,7 +170,7 @@ async def test_the_event_that_was_turned_down_can_be_read_by_a_person(edge: Edge
     assert read(rejection.data) == sent | {"writeKey": "***"}
 
 
-# --- plain parameters ---------------------------------------------------------------------------
+# --- plain parameters ----------------------------------------------------------------------------
 
 
 async def test_every_short_parameter_has_its_place(edge: Edge) -> None:
@@ -303,7 +303,7 @@ async def test_a_time_may_be_seconds_milliseconds_or_iso(
     assert (await edge.event()).timestamp == round(seconds * 1000) * 1000
 
 
-# --- the request --------------------------------------------------------------------------------
+# --- the request ---------------------------------------------------------------------------------
 
 
 async def test_agent_address_and_page_are_those_of_the_request(edge: Edge) -> None:

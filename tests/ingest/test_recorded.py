@@ -83,7 +83,7 @@ def replay(postgres: PostgresServer) -> Iterator[Replay]:
         replay.stop()
 
 
-# --- what a recording says, read without the collector ---------------------------------------
+# --- what a recording says, read without the collector -------------------------------------------
 
 
 class Said:
@@ -160,7 +160,7 @@ def ids_of(requests: list[Recorded]) -> set[str]:
     return {event.event["messageId"] for event in said(requests)}
 
 
-# --- the tests --------------------------------------------------------------------------------
+# --- the tests -----------------------------------------------------------------------------------
 
 
 async def send(port: int, requests: list[Recorded]) -> list[Answer]:
