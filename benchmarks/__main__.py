@@ -1,0 +1,95 @@
+"""
+All figures, as a table of ratios, each to a bare limit that was measured in the same run.
+
+    make bench                      everything; about 25 minutes
+    make bench ARGS="--only pixel"  one of them
+    make bench ARGS=--short         less of each, for a first look
+
+Absolute figures of different runs cannot be compared: machines are shared and noisy.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import dedupe, edge, road
+from benchmarks.edge import Row
+
+
+def seen(millions: int) -> Row:
+    """Ids a second in the last million of so many, ours against the first million."""
+    with tempfile.TemporaryDirectory(prefix="cb") as directory:
+        rows = asyncio.run(dedupe.measure(millions, Path(directory)))
+    ours = next(row for row in rows if row["way"] == "index")
+    keyed = next(row for row in rows if row["way"] == "unique_index")
+    return {
+        "what": f"dedupe: ids/s in million {millions}",
+        "limit": "a unique index on the ids, in the same million",
+        "ours": ours["last_million_per_second"],
+        "bare": keyed["last_million_per_second"],
+        "ratio": float(str(ours["last_million_per_second"]))
+        / float(str(keyed["last_million_per_second"])),
+        "flat": ours["flat"],
+        "flat_unique_index": keyed["flat"],
+        "look_up_and_add_us": ours["look_up_and_add_us"],
+    }
+
+
+HEADING = """| what | ours | bare limit | ratio | the limit |
+| --- | ---: | ---: | ---: | --- |"""
+
+
+def plan(*, short: bool) -> dict[str, Callable[[], Row]]:
+    """Every figure by its name."""
+    rounds, seconds = (2, 2.0) if short else (5, 4.0)
+    return {
+        "pixel": lambda: edge.compare("pixel", 64, rounds, seconds),
+        "single": lambda: edge.compare("single", 64, rounds, seconds),
+        "batch": lambda: edge.batches(rounds, seconds),
+        "end_to_end": lambda: road.end_to_end(3.0 if short else 10.0),
+        "drain": lambda: road.drain(3.0 if short else 6.0),
+        "dedupe_1m": lambda: seen(1),
+        "dedupe_20m": lambda: seen(2 if short else 20),
+    }
+
+
+def line(row: Row) -> str:
+    cells = (row["what"], f"{row['ours']:,.0f}", f"{row['bare']:,.0f}", f"{row['ratio']:.2f}")
+    return "| " + " | ".join([*map(str, cells), str(row["limit"])]) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", help="name of a figure; may be repeated")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    figures = plan(short=given.short)
+    for name in given.only or ():
+        if name not in figures:
+            sys.exit(f"{name} is no figure; there are {', '.join(figures)}")
+    if not given.json:
+        print(
+            "| what | ours | bare limit | ratio | the limit |\n| --- | ---: | ---: | ---: | --- |"
+        )
+    for name, measure in figures.items():
+        if given.only and name not in given.only:
+            continue
+        began = time.monotonic()
+        row = measure()
+        if given.json:
+            print(json.dumps({"name": name, **row}), flush=True)
+            continue
+        print(line(row), flush=True)
+        known = {"what", "limit", "ours", "bare", "ratio"}
+        more = ", ".join(f"{k} {v:,.2f}" for k, v in row.items() if k not in known)
+        print(f"{name}: {time.monotonic() - began:.0f} s {more}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
