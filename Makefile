@@ -21,10 +21,11 @@ run:
 	@.venv/bin/python scripts/welcome.py
 	@exec .venv/bin/collector run
 
+# Node and npm are those of .venv, and believe whom the system believes.
 test:
 	@sh scripts/venv dev
 	@sh scripts/debian $(PROGRAMS) || true
-	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m pytest -rs --session-timeout=840 $(ARGS)
+	@PATH="$$PWD/.venv/bin:$$PATH" NODE_USE_SYSTEM_CA=1 .venv/bin/python -m pytest -rs --session-timeout=840 $(ARGS)
 
 check:
 	@sh scripts/venv dev
