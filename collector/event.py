@@ -117,6 +117,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     user_agent: str | None = None
     referrer: str | None = None
     refusals: list[Refusal] = []
+    image: bool = False  # asked for as an image, so that the referrer is the page that shows it
 
 
 class Event(msgspec.Struct, gc=False):

@@ -104,6 +104,7 @@ class Intake:
         """Journal what was decoded; returns when it is on disk."""
         envelope = self._envelope(request, source.name, call, decoded.body, decoded.refusals)
         envelope.device = source.kind == "browser"
+        envelope.image = request.method == "GET"
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)
         await self.journal.append(frame)
 
@@ -118,14 +119,15 @@ class Intake:
         address = plain(peer)
         if self.proxies.trusts(peer):
             address = self.proxies.client(request.headers("X-Forwarded-For"), address)
-            # A proxy that tries again sends the same request id: the retry is a duplicate.
+            # A proxy that tries again sends the same request id: the retry is a duplicate. The
+            # body counts too, in case a client's own constant id is passed on.
             if request_id := headers.get("X-Request-ID"):
-                text = f"{source} {request.path} {request_id[:REQUEST_ID_CHARS]}"
-                seed = xxhash.xxh3_128_digest(text.encode(errors="replace"))
+                text = f"{source} {request.path} {request_id[:REQUEST_ID_CHARS]} "
+                seed = xxhash.xxh3_128_digest(text.encode(errors="replace") + body)
         return Envelope(
             source=source,
             call=call,
-            received_at=time.time_ns() // 1000,
+            received_at=request.received_at,
             seed=seed or self._next_seed(),
             body=body,
             address=address,

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 READ_BYTES = 256 << 10  # of a body that nobody has asked for yet
+DRAIN_SECONDS = 30.0  # for a client to read its answers
 STOP_POLL_SECONDS = 0.02
 HANG_UP_SECONDS = 0.5  # for handlers that are cancelled
 
@@ -80,7 +81,7 @@ class Reply:
 class Request:
     """One request as handlers see it: the parsed head, and the body's stream."""
 
-    __slots__ = ("_task", "content", "message", "path", "protocol", "query_string", "received")
+    __slots__ = ("_task", "content", "message", "path", "protocol", "query_string", "received_at")
 
     def __init__(
         self, message: RawRequestMessage, content: StreamReader, protocol: "Connection"
@@ -93,7 +94,8 @@ class Request:
         if not target.startswith("/"):  # absolute form, as sent to a proxy
             target = message.url.raw_path_qs
         self.path, _, self.query_string = target.partition("?")
-        self.received = 0.0
+        # Before the body arrives: a slow upload is not a clock that is wrong.
+        self.received_at = time.time_ns() // 1000
 
     # What the server's connection handling asks of a request.
     def _finish(self) -> None:
@@ -186,7 +188,11 @@ class Sent:
             b"".join((reply.head, self._extra, _date_line(), connection, b"\r\n", body))
         )
         if protocol.writing_paused:  # a client that sends and does not read
-            await protocol._drain_helper()
+            try:
+                async with asyncio.timeout(DRAIN_SECONDS):
+                    await protocol._drain_helper()
+            except TimeoutError:
+                protocol.force_close()
 
     async def write_eof(self) -> None:
         """Nothing is left to write."""

@@ -44,7 +44,6 @@ class Call:
 
     __slots__ = (
         "agent",
-        "anonymous_id",
         "context",
         "envelope",
         "integrations",
@@ -61,15 +60,15 @@ class Call:
         self.sent: int | None = None  # the same in microseconds, once it was read
         self.context: bytes | None = None
         self.integrations: bytes | None = None
-        self.anonymous_id: str | None = None  # made from the seed when an event has no id at all
         self.ip = b'"ip":' + encode(envelope.address) if envelope.address else None
         agent = envelope.user_agent
         self.agent = b'"userAgent":' + encode(agent) if agent else None
         self.page = None
         if envelope.referrer:
-            # To an image the page that shows it is both: where it stands and who refers to it.
             url = encode(envelope.referrer)
-            self.page = b'"page":{"url":' + url + b',"referrer":' + url + b"}"
+            # To an image the page that shows it is both: where it stands and who refers to it.
+            referrer = b',"referrer":' + url if envelope.image else b""
+            self.page = b'"page":{"url":' + url + referrer + b"}"
 
     def apply(self, beside: Beside) -> None:
         """Take over what a batch says of all its events."""

@@ -3,7 +3,8 @@ Ids: who sent the event, and the id by which a resent one is known.
 
 Whole numbers become text, empty text counts as absent. A missing message id is derived from the
 request, so that refining the same frame again gives the same id. An event with neither user nor
-anonymous id gets an anonymous one of its own request.
+anonymous id gets an anonymous one: one for the whole request if a person's device made it, one for
+each event if a server did, which speaks for many persons.
 
 Errors   none; ids that are too long or of a wrong type were turned down before.
 Source   Segment, "Spec: Common Fields"
@@ -28,9 +29,10 @@ def ids(draft: Draft) -> None:
     event.group_id = _text(wire.groupId)
     event.previous_id = _text(wire.previousId)
     if event.user_id is None and event.anonymous_id is None:
-        if call.anonymous_id is None:
-            call.anonymous_id = str(uuid.UUID(bytes=call.envelope.seed, version=4))
-        event.anonymous_id = call.anonymous_id
+        number = int.from_bytes(call.envelope.seed, "big")
+        if not call.envelope.device:
+            number ^= draft.index << 80  # bits that neither version nor variant overwrite
+        event.anonymous_id = str(uuid.UUID(int=number, version=4))
     if event.type == "alias" and event.previous_id is None:
         event.previous_id = event.anonymous_id
 

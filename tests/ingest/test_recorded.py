@@ -131,7 +131,7 @@ class Said:
             if agent := self.request.header("User-Agent"):
                 context.setdefault("userAgent", agent)
             if "page" not in context and (referrer := self.request.header("Referer")):
-                context["page"] = {"url": referrer, "referrer": referrer}
+                context["page"] = {"url": referrer}
         query = urllib.parse.urlsplit((context.get("page") or {}).get("url") or "").query
         utm = {
             "name" if name == "utm_campaign" else name[4:]: value

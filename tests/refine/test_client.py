@@ -11,7 +11,7 @@ async def test_a_browser_is_described_from_its_request(edge: Edge) -> None:
     assert read((await edge.event()).context) == {
         "ip": "127.0.0.1",
         "userAgent": BROWSER,
-        "page": {"url": headers["Referer"], "referrer": headers["Referer"]},
+        "page": {"url": headers["Referer"]},
         "campaign": {"source": "a"},
     }
 
