@@ -120,12 +120,12 @@ def status(path: str | None, *, as_json: bool) -> None:
 def _table(facts: dict[str, Any]) -> str:
     journal, store = facts["journal"], facts["store"]
     percent = 100 * journal["bytes"] / max(1, journal["bytes_max"])
+    took = f"{journal['bytes']:,} of {journal['bytes_max']:,} bytes ({percent:.1f} %)"
+    waited = f"oldest waiting {store['oldest_seconds']:.1f} s"
     lines = [
         f"collector {facts['version']}, up {facts['uptime_seconds']:.0f} s",
-        f"journal   {journal['bytes']:,} of {journal['bytes_max']:,} bytes ({percent:.1f} %), "
-        f"{journal['trouble'] or 'writable'}",
-        f"postgres  {store['trouble'] or 'up'}, last seq {store['last_seq']:,}, "
-        f"oldest waiting {store['oldest_seconds']:.1f} s",
+        f"journal   {journal['trouble'] or 'writable'}, {took}",
+        f"postgres  {store['trouble'] or 'up'}, last seq {store['last_seq']:,}, {waited}",
     ]
     lines += [f"anomaly   {kind}: {count}" for kind, count in facts["anomalies"].items()]
     columns = (

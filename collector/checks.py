@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 async def examine(config: Config) -> list[Finding]:
     """Look at everything that the settings name."""
     findings = [Finding("ok", "the settings can be used")]
-    findings += _data_dir(Path(config.data_dir).absolute())
+    findings += _data_dir(config.data_dir)
     try:
         Proxies(config.ingest.trusted_proxies)
     except ConfigError as exc:
@@ -45,8 +45,8 @@ async def examine(config: Config) -> list[Finding]:
     return findings
 
 
-def _data_dir(directory: Path) -> list[Finding]:
-    place = directory
+def _data_dir(path: str) -> list[Finding]:
+    place = directory = Path(path).absolute()
     while not place.exists():
         place = place.parent
     if not os.access(place, os.W_OK | os.X_OK):
@@ -95,14 +95,17 @@ async def _server(connection: Connection, *, pooled: bool) -> list[Finding]:
                     "_interval and _count to 5, 2, 2 on its server side, or a collector that is "
                     "cut off holds up the others for minutes")
         )  # fmt: skip
-    for name in ("fsync", "full_page_writes"):
-        if await connection.fetchval(f"show {name}") != "on":
-            findings.append(
-                Finding("warning", f"Postgres runs with {name} = off: a crash of its machine "
-                        "loses stored events; switch it on")
-            )  # fmt: skip
+    findings += [
+        Finding(
+            "warning",
+            f"Postgres runs with {name} = off: a crash of its machine loses stored events; "
+            "switch it on",
+        )
+        for name in ("fsync", "full_page_writes")
+        if await connection.fetchval(f"show {name}") != "on"
+    ]
     if await connection.fetchval("select pg_is_in_recovery()"):
-        findings.append(Finding("error", "this Postgres is a read-only replica: name its primary"))
+        findings.append(Finding("error", "this is a read-only replica: name its primary"))
     elif await connection.fetchval("select to_regclass('collector.migrations')") is None:
         may = await connection.fetchval(
             "select has_database_privilege(current_database(), 'create') "
@@ -119,10 +122,8 @@ async def _server(connection: Connection, *, pooled: bool) -> list[Finding]:
         newest = await connection.fetchval("select max(version) from collector.migrations")
         known = migrations()[-1].version
         if newest > known:
-            findings.append(
-                Finding("error", f"the schema is version {newest} and this collector knows {known}: "
-                        "run the newer collector")
-            )  # fmt: skip
+            text = f"the schema is version {newest} and this collector knows {known}"
+            findings.append(Finding("error", f"{text}: run the newer collector"))
         else:
             findings.append(Finding("ok", f"the schema is version {newest}, of {known}"))
     return findings
