@@ -8,18 +8,22 @@ the bucket of about 64 hashes in which the id would stand. So a look-up costs th
 many ids a run holds. Runs are never changed, only merged into larger ones and dropped.
 
 Everything here is derived from `collector.seen` and can be built anew from it: files are not
-fsynced, and a damaged one is dropped with all others. A hit is a candidate, which Postgres
-confirms; so a stale or wrong file can cost time, never an event.
+fsynced, their checksums are compared when they are opened, and a damaged one is dropped with all
+others. A hit is a candidate, which Postgres confirms; an id that is missing would be stored twice.
 
 Units    a hash is the first 8 bytes of the 16-byte id, seq is the event's number.
+Errors   OSError when a file cannot be read or written, ValueError when it is damaged, Stopped.
 """
 
+import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+from google_crc32c import extend
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 
@@ -29,6 +33,7 @@ Hashes = NDArray[np.uint64]
 
 BUCKET = 64  # ids in one bucket, on average
 SLICE = 1 << 20  # ids that a merge holds in memory
+STEP_BYTES = 1 << 19  # of a file whose checksum is computed, which holds the GIL
 BITS_MAX = 16
 BITS_MIN = 4
 
@@ -37,6 +42,12 @@ _32 = np.uint64(32)
 _3 = np.uint64(3)
 _7 = np.uint64(7)
 _ONE = np.uint8(1)
+
+Stop = Callable[[], bool]  # asked between two slices
+
+
+class Stopped(Exception):
+    """What was being written is not wanted any more."""
 
 
 class Run:
@@ -64,12 +75,15 @@ class Run:
         filter_bytes, starts_bytes = facts.filter_bits // 8 + 1, ((1 << facts.bucket_log) + 1) * 4
         body = facts.count * 12
         if path.stat().st_size != body + filter_bytes + starts_bytes:
-            raise ValueError(facts.file)
+            raise ValueError(f"{facts.file} has another length")
         with path.open("rb") as file:
-            file.seek(body)
+            sound = (
+                _checksum(file, facts.count * 8) == facts.hashes_crc
+                and _checksum(file, facts.count * 4) == facts.offsets_crc
+            )
             tail = file.read()
-        if crc32c(tail) != facts.crc:
-            raise ValueError(facts.file)
+        if not sound or crc32c(tail) != facts.tail_crc:
+            raise ValueError(f"{facts.file} has another checksum")
         filter_ = np.frombuffer(tail, np.uint8, filter_bytes)
         starts = np.frombuffer(tail, np.uint32, offset=filter_bytes)
         return cls(directory, facts, filter_, starts)
@@ -90,14 +104,14 @@ class Run:
         """The seqs under which *hash_* stands in this run."""
         bucket = hash_ >> self._shift
         start, end = int(self._starts[bucket]), int(self._starts[bucket + 1])
-        block = os.pread(self._fd, (end - start) * 8, start * 8)
+        block = _read(self._fd, (end - start) * 8, start * 8)
         wanted = hash_.to_bytes(8, "little")
         found = []
         at = block.find(wanted)
         while at >= 0:
             if at % 8 == 0:
                 place = self.facts.count * 8 + (start + at // 8) * 4
-                offset = int.from_bytes(os.pread(self._fd, 4, place), "little")
+                offset = int.from_bytes(_read(self._fd, 4, place), "little")
                 found.append(self.facts.first_seq + offset)
             at = block.find(wanted, at + 1)
         return found
@@ -106,9 +120,9 @@ class Run:
         """The hashes and seqs of the buckets from *first_bucket* up to before *last_bucket*."""
         start, end = int(self._starts[first_bucket]), int(self._starts[last_bucket])
         count = end - start
-        hashes = np.frombuffer(os.pread(self._fd, count * 8, start * 8), np.uint64)
+        hashes = np.frombuffer(_read(self._fd, count * 8, start * 8), np.uint64)
         place = self.facts.count * 8 + start * 4
-        offsets = np.frombuffer(os.pread(self._fd, count * 4, place), np.uint32)
+        offsets = np.frombuffer(_read(self._fd, count * 4, place), np.uint32)
         return hashes, offsets + np.uint64(self.facts.first_seq)
 
     def close(self, *, remove: bool = False) -> None:
@@ -123,20 +137,22 @@ def _bits(hashes: Hashes, bits: np.uint64) -> tuple[NDArray[np.uint64], NDArray[
     return ((hashes >> _32) * bits) >> _32, ((hashes & _U32) * bits) >> _32
 
 
-def write_recent(directory: Path, recent: Mapping[int, int], bits_per_id: float) -> Run:
+def write_recent(directory: Path, recent: Mapping[int, int], bits_per_id: float, stop: Stop) -> Run:
     """Write the ids of a dict from hash to seq."""
     hashes = np.fromiter(recent.keys(), np.uint64, len(recent))
     seqs = np.fromiter(recent.values(), np.uint64, len(recent))
     order = np.argsort(hashes)
     span = (int(seqs.min()), int(seqs.max()))
-    return _write(directory, 0, len(order), span, bits_per_id, [(hashes[order], seqs[order])])
+    parts = [(hashes[order], seqs[order])]
+    return _write(directory, 0, len(order), span, bits_per_id, parts, stop)
 
 
-def merge(directory: Path, runs: Sequence[Run], bits_per_id: float) -> Run:
+def merge(directory: Path, runs: Sequence[Run], bits_per_id: float, stop: Stop) -> Run:
     """Write one run with the ids of several of one level."""
     count = sum(run.facts.count for run in runs)
     span = (min(run.facts.first_seq for run in runs), max(run.facts.last_seq for run in runs))
-    return _write(directory, runs[0].facts.level + 1, count, span, bits_per_id, _merged(runs))
+    level = runs[0].facts.level + 1
+    return _write(directory, level, count, span, bits_per_id, _merged(runs), stop)
 
 
 def _write(
@@ -146,11 +162,12 @@ def _write(
     span: tuple[int, int],
     bits_per_id: float,
     parts: Iterable[tuple[Hashes, NDArray[np.uint64]]],
+    stop: Stop,
 ) -> Run:
     """
     Write a run of *count* ids, given as sorted *parts* that follow each other in hash order.
 
-    *span* is the first and last seq in it. Blocks; meant for a thread.
+    *span* is the first and last seq in it. Blocks; meant for a thread. Leaves no file if it fails.
     """
     name = f"{uuid.uuid4().hex}.run"
     first_seq, last_seq = span
@@ -160,25 +177,42 @@ def _write(
     counts = np.zeros((1 << bucket_log) + 1, np.uint32)
     shift = np.uint64(64 - bucket_log)
     path = directory / name
-    done = 0
-    with path.open("wb", buffering=0) as file:
-        fd = file.fileno()
-        for hashes, seqs in parts:
-            _write_all(fd, hashes.tobytes(), done * 8)
-            offsets = (seqs - np.uint64(first_seq)).astype(np.uint32)
-            _write_all(fd, offsets.tobytes(), count * 8 + done * 4)
-            done += len(hashes)
-            buckets = (hashes >> shift).astype(np.int64)
-            counts[1:] += np.bincount(buckets, minlength=1 << bucket_log).astype(np.uint32)
-            for at in range(0, len(hashes), 1 << 16):  # small steps: each holds the GIL
-                for bit in _bits(hashes[at : at + (1 << 16)], bits):
-                    np.bitwise_or.at(filter_, bit >> _3, _ONE << (bit & _7).astype(np.uint8))
-        assert done == count
-        starts = np.cumsum(counts, dtype=np.uint32)
-        tail = filter_.tobytes() + starts.tobytes()
-        _write_all(fd, tail, count * 12)
-    facts = RunFacts(name, level, count, first_seq, last_seq, int(bits), bucket_log, crc32c(tail))
-    return Run(directory, facts, filter_, starts)
+    done = hashes_crc = offsets_crc = 0
+    try:
+        with path.open("wb", buffering=0) as file:
+            fd = file.fileno()
+            for hashes, seqs in parts:
+                if stop():
+                    raise Stopped
+                offsets = (seqs - np.uint64(first_seq)).astype(np.uint32)
+                hashes_crc = _write_all(fd, hashes, done * 8, hashes_crc)
+                offsets_crc = _write_all(fd, offsets, count * 8 + done * 4, offsets_crc)
+                done += len(hashes)
+                buckets = (hashes >> shift).astype(np.int64)
+                counts[1:] += np.bincount(buckets, minlength=1 << bucket_log).astype(np.uint32)
+                for at in range(0, len(hashes), 1 << 16):  # small steps: each holds the GIL
+                    for bit in _bits(hashes[at : at + (1 << 16)], bits):
+                        np.bitwise_or.at(filter_, bit >> _3, _ONE << (bit & _7).astype(np.uint8))
+            assert done == count
+            starts = np.cumsum(counts, dtype=np.uint32)
+            tail_crc = _write_all(fd, filter_, count * 12, 0)
+            tail_crc = _write_all(fd, starts, count * 12 + filter_.nbytes, tail_crc)
+        facts = RunFacts(
+            file=name,
+            level=level,
+            count=count,
+            first_seq=first_seq,
+            last_seq=last_seq,
+            filter_bits=int(bits),
+            bucket_log=bucket_log,
+            hashes_crc=hashes_crc,
+            offsets_crc=offsets_crc,
+            tail_crc=tail_crc,
+        )
+        return Run(directory, facts, filter_, starts)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _merged(runs: Sequence[Run]) -> Iterator[tuple[Hashes, NDArray[np.uint64]]]:
@@ -199,8 +233,28 @@ def _merged(runs: Sequence[Run]) -> Iterator[tuple[Hashes, NDArray[np.uint64]]]:
         yield all_hashes[order], np.concatenate(seqs)[order]
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    view = memoryview(data)
+def _read(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) < size:
+        raise OSError(errno.EIO, "a dedupe file is shorter than it was")
+    return data
+
+
+def _checksum(file: IO[bytes], size: int) -> int:
+    """The checksum of the next *size* bytes."""
+    crc = 0
+    while size > 0 and (data := file.read(min(size, STEP_BYTES))):
+        crc = extend(crc, data)
+        size -= len(data)
+    return crc
+
+
+def _write_all(fd: int, data: NDArray[Any], offset: int, crc: int) -> int:
+    """Write *data* at *offset*, and return the checksum *crc* carried on over it."""
+    view = data.view(np.uint8).data
     while view:
-        written = os.pwrite(fd, view, offset)
+        step = view[:STEP_BYTES]
+        written = os.pwrite(fd, step, offset)
+        crc = extend(crc, bytes(step[:written]))
         view, offset = view[written:], offset + written
+    return crc

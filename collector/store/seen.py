@@ -5,10 +5,12 @@ Shapes   an id is the 16-byte xxh3 hash of the message id's UTF-8 text: equal te
          ids, and among 200 million texts two have one id with a chance of 6e-23. It need not
          withstand attack: who knows a message id could as well send it.
          A history is a running digest over all ids in the order of `seq`.
+         A manifest file is a CRC32C and msgpack.
 """
 
 import msgspec
 import xxhash
+from google_crc32c import value as crc32c
 
 ID_BYTES = 16
 NO_HISTORY = bytes(ID_BYTES)
@@ -31,7 +33,9 @@ class RunFacts(msgspec.Struct, frozen=True):
     last_seq: int
     filter_bits: int
     bucket_log: int
-    crc: int  # of filter and bucket starts
+    hashes_crc: int
+    offsets_crc: int
+    tail_crc: int  # of filter and bucket starts
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -40,3 +44,17 @@ class Manifest(msgspec.Struct, frozen=True):
     last_seq: int
     history: bytes
     runs: list[RunFacts]
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of a manifest file."""
+    data = msgspec.msgpack.encode(manifest)
+    checksum: int = crc32c(data)
+    return checksum.to_bytes(4, "little") + data
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest in *data*; ValueError if it is not as it was written."""
+    if int.from_bytes(data[:4], "little") != crc32c(data[4:]):
+        raise ValueError("the manifest is damaged")
+    return msgspec.msgpack.decode(data[4:], type=Manifest)
