@@ -22,12 +22,44 @@ from collector.store.postgres import Connection
 OUTCOMES = ("stored", "duplicate", "rejected", "lost")
 
 
+Entries = Counter[tuple[str, str, str]]  # events by source, outcome and reason
+
+
+async def enter(connection: Connection, journal_id: str, books: Entries) -> None:
+    """Add *books* to those of the journal, in the transaction that moves its cursor."""
+    entries = [(key, events) for key, events in sorted(books.items()) if events]
+    if not entries:
+        return
+    await connection.execute(
+        "insert into collector.accounting as a (journal, source, outcome, reason, events) "
+        "select $1, q.source, q.outcome, q.reason, q.events from "
+        "unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) "
+        "q (source, outcome, reason, events) "
+        "on conflict (journal, source, outcome, reason) "
+        "do update set events = a.events + excluded.events",
+        journal_id,
+        [key[0] for key, _ in entries],
+        [key[1] for key, _ in entries],
+        [key[2] for key, _ in entries],
+        [events for _, events in entries],
+    )
+
+
+async def outcomes(connection: Connection, journal_id: str) -> Entries:
+    """The books of the journal as Postgres has them."""
+    rows = await connection.fetch(
+        "select source, outcome, reason, events from collector.accounting where journal = $1",
+        journal_id,
+    )
+    return Counter({(row["source"], row["outcome"], row["reason"]): row["events"] for row in rows})
+
+
 class Books:
     """The accounts of one journal, kept beside the rows in Postgres."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._outcomes: Counter[tuple[str, str, str]] = Counter()  # source, outcome, reason
+        self._outcomes: Entries = Counter()
         self._baseline: Counter[str] = Counter()  # accepted before this Postgres kept the books
         self._passed: Counter[str] = Counter()  # accepted events up to the cursor
         self.known = False  # whether Postgres was asked yet
@@ -35,21 +67,16 @@ class Books:
     async def load(self, connection: Connection, position: int) -> None:
         """Read the books of the journal as they stand at *position*."""
         journal_id = self._journal.id
-        rows = await connection.fetch(
-            "select source, outcome, reason, events from collector.accounting where journal = $1",
-            journal_id,
-        )
+        entries = await outcomes(connection, journal_id)
         baseline = await connection.fetchval(
             "select baseline::text from collector.journals where id = $1", journal_id
         )
-        self._outcomes = Counter(
-            {(row["source"], row["outcome"], row["reason"]): row["events"] for row in rows}
-        )
+        self._outcomes = entries
         self._baseline = Counter(msgspec.json.decode(baseline or "{}", type=dict[str, int]))
         self._passed = Counter(await self._journal.totals_at(position))
         self.known = True
 
-    def add(self, books: "Counter[tuple[str, str, str]]", passed: "Counter[str]") -> None:
+    def add(self, books: Entries, passed: "Counter[str]") -> None:
         """Take in what one batch added, and the accepted events that its frames were counted as."""
         self._outcomes.update(books)
         self._passed.update(passed)

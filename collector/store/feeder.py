@@ -24,6 +24,7 @@ from collector.store.seen import id_of
 log = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.002
+READ_BYTES = 1_048_576  # of the journal at once: what a batch may exceed its size by
 REJECTIONS_KEPT_MAX = 1_000  # of one batch; all are counted
 
 
@@ -82,6 +83,7 @@ class Feeder:
         self._events_max = events_max
         self._bytes_max = bytes_max
         self._linger_seconds = linger_seconds
+        self._slice_began = 0.0
         self._ready: asyncio.Queue[Batch] = asyncio.Queue(1)
         self._get: asyncio.Task[Batch] | None = None
         self._task = asyncio.create_task(self._run(), name="feeder")
@@ -119,33 +121,39 @@ class Feeder:
 
     async def _prepare(self) -> Batch:
         batch = Batch(self._after)
+        size = 0
         while True:
-            reading = await self._journal.read(batch.end, self._bytes_max)
+            reading = await self._journal.read(batch.end, min(READ_BYTES, self._bytes_max))
             batch.lost_frames += reading.lost_frames
             batch.lost.update(reading.lost_events)
             batch.totals.update(reading.lost_events)
-            began = time.perf_counter()
+            self._slice_began = time.perf_counter()
             for record in reading.records:
-                self._take(batch, record)
-                if time.perf_counter() - began > SLICE_SECONDS:
-                    await asyncio.sleep(0)
-                    began = time.perf_counter()
+                size += len(record.data)
+                await self._take(batch, record)
             batch.end = reading.end
-            full = len(batch.events) >= self._events_max // 2
-            if full or len(batch.rejections) >= REJECTIONS_KEPT_MAX:
+            if len(batch.events) >= self._events_max // 2 or size >= self._bytes_max // 2:
                 break
-            if batch.end >= self._journal.end:
+            if len(batch.rejections) >= REJECTIONS_KEPT_MAX or batch.end >= self._journal.end:
                 break
         self._after = batch.end
         return batch
 
-    def _take(self, batch: Batch, record: Record) -> None:
+    async def _take(self, batch: Batch, record: Record) -> None:
         if not batch.oldest:
             batch.oldest = record.appended_at
         batch.totals[record.source] += record.events
+        events: list[Prepared] = []
+        rejections: list[Rejection] = []
         try:
-            envelope = decode_envelope(record.data)
-            results = list(refine(envelope, self._limits))
+            for result in refine(decode_envelope(record.data), self._limits):
+                if isinstance(result, Event):
+                    events.append(_prepared(result))
+                else:
+                    rejections.append(result)
+                if time.perf_counter() - self._slice_began > SLICE_SECONDS:
+                    await asyncio.sleep(0)
+                    self._slice_began = time.perf_counter()
         except (msgspec.DecodeError, RecursionError) as exc:
             log.error(  # noqa: TRY400  the trace says nothing that the position does not
                 "A frame cannot be decoded and is counted as lost: %s",
@@ -157,21 +165,21 @@ class Feeder:
             return
         if record.events:
             # Every event of a frame is an event or a rejection; the books would not close else.
-            batch.lost[record.source] += record.events - len(results)
-        for result in results:
-            if isinstance(result, Event):
-                batch.events.append(
-                    Prepared(
-                        id_of(result.message_id.encode()),
-                        rows.encode(result),
-                        result.source,
-                        result if result.type == "identify" else None,
-                    )
-                )
-                continue
+            batch.lost[record.source] += record.events - len(events) - len(rejections)
+        batch.events += events
+        for rejection in rejections:
             if record.events:
-                batch.rejected[result.source, result.code] += 1
+                batch.rejected[rejection.source, rejection.code] += 1
             else:
-                result.accepted = False  # a request that was turned down as a whole
+                rejection.accepted = False  # a request that was turned down as a whole
             if len(batch.rejections) < REJECTIONS_KEPT_MAX:
-                batch.rejections.append(result)
+                batch.rejections.append(rejection)
+
+
+def _prepared(event: Event) -> Prepared:
+    return Prepared(
+        id_of(event.message_id.encode()),
+        rows.encode(event),
+        event.source,
+        event if event.type == "identify" else None,
+    )

@@ -1,9 +1,12 @@
 """
 Maintenance: what is done to the tables once a minute, by one collector at a time.
 
-    partitions ahead → days past their retention dropped → indexes for days that are over
+    partitions ahead → default ones emptied → days past their retention dropped
+    → indexes for days that are over
 
-Each collector besides drops from its own dedupe index what has left the window.
+Each collector besides drops from its own dedupe index what has left the window. A step that fails
+holds up none of the others: a report that runs for hours keeps partitions from being made or
+dropped, not indexes from being built.
 
 Errors   none get out: what fails is logged and tried again in the next round.
 """
@@ -12,7 +15,9 @@ import asyncio
 import logging
 import os
 import socket
-from datetime import timedelta
+import uuid
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
@@ -20,7 +25,7 @@ from collector.errors import Unreachable
 from collector.store import partitions
 from collector.store.dedupe import SeenIndex
 from collector.store.leases import acquire
-from collector.store.postgres import Connection, Postgres, close, says
+from collector.store.postgres import Connection, Postgres, close, says, within
 from collector.store.settings import StoreSettings
 
 log = logging.getLogger(__name__)
@@ -37,7 +42,8 @@ class Maintenance:
         self._postgres = postgres
         self._settings = settings
         self._index = index
-        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        # In containers all may have one name and be process 1.
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -46,29 +52,43 @@ class Maintenance:
             connection: Connection | None = None
             try:
                 connection = await self._postgres.connect()
-                await self.round(connection)
+                await within(connection, None, self.round(connection))
             except (Unreachable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
                 log.warning("Maintenance is put off to the next round: %s", says(exc))
+            except Exception:
+                log.exception("Maintenance failed inside the collector")
             finally:
                 await close(connection)
 
     async def round(self, connection: Connection) -> None:
         """One round of maintenance."""
-        settings = self._settings
         if await acquire(connection, "maintenance", self._owner, LEASE_SECONDS) is not None:
-            await partitions.make_ahead(connection)
-            today = await partitions.today(connection)
-            if settings.retention_days:
-                oldest = today - timedelta(settings.retention_days)
-                await partitions.drop_before(connection, "events", oldest)
+            settings = self._settings
+            # By the clock that is behind: one that runs ahead must not drop what is young.
+            today = min(await partitions.today(connection), datetime.now(UTC).date())
+            oldest = today - timedelta(settings.retention_days) if settings.retention_days else None
             # A day more than the window: its first hours must still be there on its last.
-            oldest = today - timedelta(settings.dedupe.window_days + 1)
-            await partitions.drop_before(connection, "seen", oldest)
-            await self._drop_rejected(connection)
-            await partitions.index_closed_days(connection)
+            oldest_seen = today - timedelta(settings.dedupe.window_days + 1)
+            await self._try(connection, partitions.make_ahead(connection))
+            await self._try(connection, partitions.rescue(connection, "events", oldest))
+            await self._try(connection, partitions.rescue(connection, "seen", oldest_seen))
+            if oldest is not None:
+                await self._try(connection, partitions.drop_before(connection, "events", oldest))
+            await self._try(connection, partitions.drop_before(connection, "seen", oldest_seen))
+            await self._try(connection, self._drop_rejected(connection))
+            await self._try(connection, partitions.index_closed_days(connection))
         first_seq = await connection.fetchval("select min(first_seq) from collector.seen")
         if first_seq is not None:
             self._index.expire(first_seq)
+
+    async def _try(self, connection: Connection, step: Awaitable[object]) -> None:
+        """Do one step; what Postgres says against it is logged."""
+        try:
+            await step
+        except asyncpg.PostgresError as exc:
+            if connection.is_closed():
+                raise
+            log.warning("A step of maintenance is put off to the next round: %s", says(exc))
 
     async def _drop_rejected(self, connection: Connection) -> None:
         """Delete old rejected events, a few at a time."""

@@ -4,13 +4,16 @@ Migrate: numbered SQL files, applied in order under a lock, each in a transactio
 A migration that is interrupted leaves nothing behind and is run again. A schema that is newer
 than this program is refused: an older collector must not write to tables it does not know.
 
-Errors   ConfigError for a newer or altered schema; Postgres' own errors pass through.
+Errors   ConfigError for a newer or altered schema, a role without rights and a database that cannot
+         hold every text; Postgres' own errors pass through.
 """
 
 import hashlib
 import logging
 from importlib.resources import files
 from typing import NamedTuple
+
+import asyncpg
 
 from collector.errors import ConfigError
 from collector.store.postgres import Connection
@@ -50,6 +53,22 @@ async def migrate(connection: Connection) -> int:
     steps = migrations()
     if len(await _applied(connection, steps)) == len(steps):
         return 0
+    encoding = await connection.fetchval("show server_encoding")
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"the database's encoding is {encoding}, which cannot hold every event: make one with "
+            "encoding 'UTF8' template template0 and name it in store.dsn"
+        )
+    try:
+        return await _apply(connection, steps)
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise ConfigError(
+            f"this role may not make the schema ({exc.message}): grant create on the database to "
+            f"it, or run create schema {SCHEMA} authorization with its name"
+        ) from exc
+
+
+async def _apply(connection: Connection, steps: list[Migration]) -> int:
     count = 0
     for step in steps:
         async with connection.transaction():
@@ -60,7 +79,9 @@ async def migrate(connection: Connection) -> int:
                 continue
             log.info("Applying a migration", extra={"migration": step.name})
             if step.version == 1:
-                await connection.execute(f"create schema if not exists {SCHEMA}")
+                # Not `if not exists`: that asks for the right to make one, even when it exists.
+                if await connection.fetchval("select to_regnamespace($1)", SCHEMA) is None:
+                    await connection.execute(f"create schema {SCHEMA}")
                 await connection.execute(
                     f"create table {SCHEMA}.migrations ("
                     "version integer primary key, name text not null, checksum text not null, "

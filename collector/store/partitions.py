@@ -6,7 +6,8 @@ Partitions: one a day (UTC), made ahead; indexes for the days that are over; ret
     closed day   B-trees on message_id, (user_id, timestamp), (anonymous_id, timestamp) and
                  (event, timestamp), each built in one sorted go without blocking the writer
 
-What arrived while a day had no partition went to the default one, and moves when it is made.
+What arrived while a day had no partition went to the default one, and moves when it is made. What
+a clock that was wrong by years has dated before the retention stays there: it is not old.
 
 Units    days are UTC dates of `received_at`, which is the collector's clock.
 Errors   Postgres' own pass through; the next round tries again.
@@ -15,12 +16,16 @@ Errors   Postgres' own pass through; the next round tries again.
 import logging
 from datetime import UTC, date, datetime, timedelta
 
+import asyncpg
+
 from collector.store.migrate import SCHEMA
 from collector.store.postgres import Connection
 
 log = logging.getLogger(__name__)
 
 DAYS_AHEAD = 3
+DAYS_RESCUED_MAX = 31  # out of the default partition in one round
+EARLIEST = date(2025, 1, 1)  # a clock that says less was never set
 TABLES = {"events": "received_at", "seen": "stored_at"}
 
 _BRIN = "with (pages_per_range = 64, autosummarize = on)"
@@ -59,8 +64,25 @@ async def make_ahead(connection: Connection) -> None:
     for table in TABLES:
         have = set(await names(connection, table))
         for day in wanted:
-            if name_of(table, day) not in have:
+            if day >= EARLIEST and name_of(table, day) not in have:
                 await _make(connection, table, day)
+
+
+async def rescue(connection: Connection, table: str, oldest: date | None) -> None:
+    """Make the partitions of the days, from *oldest* on, that are in the default one."""
+    column = TABLES[table]
+    found = await connection.fetch(
+        f"select distinct ({column} at time zone 'UTC')::date as day from {SCHEMA}.{table}_default "
+        f"where {column} >= ($1::date::timestamp at time zone 'UTC') order by 1 limit $2",
+        max(oldest, EARLIEST) if oldest else EARLIEST,
+        DAYS_RESCUED_MAX,
+    )
+    for row in found:
+        log.info(
+            "A day is moved out of the default partition",
+            extra={"partition": name_of(table, row["day"])},
+        )
+        await _make(connection, table, row["day"])
 
 
 async def names(connection: Connection, table: str) -> list[str]:
@@ -130,6 +152,8 @@ async def index_closed_days(connection: Connection) -> None:
             if have.get(full):
                 continue
             if full in have:  # left invalid by a build that was interrupted
+                if await _is_busy(connection, name):
+                    return
                 await connection.execute(f"drop index concurrently if exists {SCHEMA}.{full}")
             log.info("Indexing a closed day", extra={"index": full})
             await connection.execute(
@@ -142,16 +166,26 @@ async def index_closed_days(connection: Connection) -> None:
                 )
 
 
+async def _is_busy(connection: Connection, name: str) -> bool:
+    """Whether another collector works on this partition: then its index is not a leftover."""
+    try:
+        async with connection.transaction():
+            await connection.execute(
+                f"lock table {SCHEMA}.{name} in share update exclusive mode nowait"
+            )
+    except asyncpg.LockNotAvailableError:
+        return True
+    return False
+
+
 async def drop_before(connection: Connection, table: str, day: date) -> int:
     """Drop the partitions of *table* for days before *day*, and return how many."""
     dropped = 0
     for name in await names(connection, table):
         if name < name_of(table, day):
-            await connection.execute("set lock_timeout = '5s'")
-            try:
-                await connection.execute(f"drop table {SCHEMA}.{name}")
-            finally:
-                await connection.execute("reset lock_timeout")
+            async with connection.transaction():
+                await connection.execute("set local lock_timeout = '5s'")
+                await connection.execute(f"drop table if exists {SCHEMA}.{name}")
             log.info("Dropped a day past its retention", extra={"partition": name})
             dropped += 1
     return dropped

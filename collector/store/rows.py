@@ -10,7 +10,7 @@ Source   PostgreSQL, "COPY", section Binary Format
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from collector.event import Event
 
@@ -38,7 +38,7 @@ COLUMNS = (
 )
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
-CHUNK_ROWS = 200  # rows that are handed to the connection at once
+CHUNK_BYTES = 65_536  # that are handed to the connection at once
 
 _TIMES = frozenset(COLUMNS[1:5])
 _JSON = frozenset(COLUMNS[15:])
@@ -91,18 +91,20 @@ def encode(event: Event) -> bytes:
     return b"".join(parts)
 
 
-def chunks(rows: Sequence[bytes], first_seq: int) -> list[bytes]:
+def chunks(rows: Sequence[bytes], first_seq: int) -> Iterator[bytes]:
     """The COPY stream of *rows*, numbered from *first_seq* on, in pieces."""
     count = len(COLUMNS)
-    pieces = [HEADER]
-    for at in range(0, len(rows), CHUNK_ROWS):
-        part: list[bytes] = []
-        for seq, row in enumerate(rows[at : at + CHUNK_ROWS], first_seq + at):
-            part.append(_start(count, 8, seq))
-            part.append(row)
-        pieces.append(b"".join(part))
-    pieces.append(TRAILER)
-    return pieces
+    part = [HEADER]
+    size = 0
+    for seq, row in enumerate(rows, first_seq):
+        part.append(_start(count, 8, seq))
+        part.append(row)
+        size += len(row)
+        if size >= CHUNK_BYTES:
+            yield b"".join(part)
+            part, size = [], 0
+    part.append(TRAILER)
+    yield b"".join(part)
 
 
 def received_at(row: bytes) -> int:

@@ -19,8 +19,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import asyncpg
 import msgspec
@@ -28,6 +27,7 @@ import msgspec
 from collector import metrics
 from collector.event import Event, Rejection
 from collector.store import rows
+from collector.store.accounts import Entries, enter
 from collector.store.dedupe import SeenIndex
 from collector.store.feeder import Batch, Prepared
 from collector.store.postgres import Connection, is_poison, says
@@ -36,7 +36,8 @@ from collector.store.seen import history_of
 log = logging.getLogger(__name__)
 
 LOOKUP_IDS = 500  # looked up before the loop gets a turn
-CATCH_UP_ROWS = 1_000
+CATCH_UP_ROWS = 100  # of `seen` at once: each holds the ids of one batch
+BUSY_SECONDS = 0.005
 PAYLOAD_CHARS = 65_536
 USER_TRAITS_BYTES_MAX = 1_048_576
 
@@ -54,10 +55,10 @@ class Stored:
 
     __slots__ = ("books", "fresh", "last_seq")
 
-    def __init__(self, last_seq: int, fresh: int, books: "Counter[tuple[str, str, str]]") -> None:
+    def __init__(self, last_seq: int, fresh: int, books: Entries) -> None:
         self.last_seq = last_seq
         self.fresh = fresh
-        self.books = books  # events by (source, outcome, reason)
+        self.books = books
 
 
 class Writer:
@@ -83,7 +84,9 @@ class Writer:
         connection, index = self._connection, self._index
         began = time.perf_counter()
         bad = {id(prepared) for prepared, _ in poison}
-        async with connection.transaction():
+        await self._room()
+        # Each statement must see what was committed before it began, whatever the default is.
+        async with connection.transaction(isolation="read_committed"):
             last, history = await self._lock()
             await self._compare(batch.expected)
             await self.catch_up(last, history)
@@ -99,17 +102,20 @@ class Writer:
             if rejections:
                 await self._reject(rejections)
             await self._move(batch.expected, batch.end)
-            await self._book(books)
+            await enter(connection, self._journal_id, books)
         # Only now: what was rolled back must not be known as stored.
         if fresh:
-            index.add(last + 1, ids)
+            index.add(last + 1, ids, history)
         metrics.copy_seconds.observe(time.perf_counter() - began)
         metrics.copy_events.inc(len(fresh))
         return Stored(last + len(fresh), len(fresh), books)
 
     async def _lock(self) -> tuple[int, bytes]:
         if self._pooled:  # the session's settings did not reach Postgres
-            await self._connection.execute("set local synchronous_commit = on")
+            await self._connection.execute(
+                "set local synchronous_commit = on; set local statement_timeout = 0; "
+                "set local lock_timeout = 0"
+            )
         row = await self._connection.fetchrow(
             "select last, history from collector.sequence for update"
         )
@@ -133,9 +139,7 @@ class Writer:
         index = self._index
         if index.last_seq == last and index.history == history:
             return
-        if index.last_seq and not await self._same_history():
-            log.warning("Postgres' history is another one; message ids are read anew")
-            metrics.journal_anomalies.labels("history_changed").inc()
+        if index.last_seq and not await self._goes_on(last):
             index.reset()
         while index.last_seq < last:
             found = await self._connection.fetch(
@@ -150,21 +154,33 @@ class Writer:
                 index.adopt(last, history)
                 return
             for row in found:
+                await self._room()
                 if row["first_seq"] != index.last_seq + 1:
                     # What lies between has left the window; the digest goes on from here.
                     index.skip(row["first_seq"] - 1)
                 index.add(row["first_seq"], row["ids"], row["history"])
-            await asyncio.sleep(0)
+                await asyncio.sleep(0)
 
-    async def _same_history(self) -> bool:
+    async def _room(self) -> None:
+        while self._index.busy:  # noqa: ASYNC110  it is busy in a thread
+            await asyncio.sleep(BUSY_SECONDS)
+
+    async def _goes_on(self, last: int) -> bool:
+        """Whether this Postgres holds the history that the index has read, up to there."""
         index = self._index
-        found = await self._connection.fetchval(
-            "select history from collector.seen "
-            "where first_seq <= $1 and first_seq + events - 1 = $1 "
-            "order by first_seq desc limit 1",
+        row = await self._connection.fetchrow(
+            "select first_seq + events - 1 as last_seq, history from collector.seen "
+            "where first_seq <= $1 order by first_seq desc limit 1",
             index.last_seq,
         )
-        return bool(found == index.history)
+        if row is not None and row["last_seq"] == index.last_seq:
+            if row["history"] == index.history:
+                return True
+        elif index.last_seq < last and (row is None or row["last_seq"] < index.last_seq):
+            return False  # all that the index knows has left the window
+        log.warning("Postgres' history is another one; message ids are read anew")
+        metrics.journal_anomalies.labels("history_changed").inc()
+        return False
 
     async def _fresh(self, events: Sequence[Prepared]) -> list[Prepared]:
         """Those of *events* that were not stored before, the first of each id."""
@@ -187,9 +203,10 @@ class Writer:
             return []
         found = await self._connection.fetch(
             "select q.id from unnest($1::bytea[], $2::bigint[]) q (id, seq) "
-            "cross join lateral (select first_seq, ids from collector.seen "
+            "cross join lateral (select first_seq, events, ids from collector.seen "
             "  where first_seq <= q.seq order by first_seq desc limit 1) s "
-            "where substring(s.ids from ((q.seq - s.first_seq) * 16 + 1)::int for 16) = q.id",
+            "where q.seq < s.first_seq + s.events "
+            "and substring(s.ids from ((q.seq - s.first_seq) * 16 + 1)::int for 16) = q.id",
             [id_ for id_, _ in candidates],
             [seq for _, seq in candidates],
         )
@@ -227,7 +244,7 @@ class Writer:
             await self._identify(identified)
 
     async def _identify(self, events: Sequence[tuple[Event, int]]) -> None:
-        """Merge traits into users: the last one of each trait by arrival wins."""
+        """Merge traits into users: of two values of one trait the one that came in later wins."""
         latest: dict[str, tuple[bytes, int, int]] = {}
         for event, seq in events:
             user, traits = event.user_id or "", event.traits or b"{}"
@@ -243,8 +260,12 @@ class Writer:
             "on conflict (user_id) do update set "
             # Traits are few; a sender that makes up new names for ever starts anew.
             "traits = case when pg_column_size(u.traits) > $5 then excluded.traits "
+            # Another collector took in, later, what was stored earlier.
+            "  when u.received_at > excluded.received_at then excluded.traits || u.traits "
             "  else u.traits || excluded.traits end, "
-            "received_at = excluded.received_at, seq = excluded.seq",
+            "received_at = greatest(u.received_at, excluded.received_at), "
+            "seq = case when u.received_at > excluded.received_at then u.seq "
+            "  else excluded.seq end",
             users,
             [latest[user][0].decode() for user in users],
             [latest[user][1] for user in users],
@@ -273,48 +294,21 @@ class Writer:
     async def _move(self, expected: int, end: int) -> None:
         moved = await self._connection.execute(
             "update collector.journals set position = $3, updated_at = now() "
-            "where id = $1 and position = $2",
+            "where id = $1 and position = $2 and epoch = $4",
             self._journal_id,
             expected,
             end,
+            self._epoch,
         )
         if moved != "UPDATE 1":
             raise Rewound(None)
 
-    async def _book(self, books: "Counter[tuple[str, str, str]]") -> None:
-        entries = [(key, events) for key, events in sorted(books.items()) if events]
-        if not entries:
-            return
-        await self._connection.execute(
-            "insert into collector.accounting as a (journal, source, outcome, reason, events) "
-            "select $1, q.source, q.outcome, q.reason, q.events from "
-            "unnest($2::text[], $3::text[], $4::text[], $5::bigint[]) "
-            "q (source, outcome, reason, events) "
-            "on conflict (journal, source, outcome, reason) "
-            "do update set events = a.events + excluded.events",
-            self._journal_id,
-            [key[0] for key, _ in entries],
-            [key[1] for key, _ in entries],
-            [key[2] for key, _ in entries],
-            [events for _, events in entries],
-        )
-
     # --- poison ----------------------------------------------------------------------------
 
-    async def find_poison(self, events: Sequence[Prepared]) -> list[tuple[Prepared, str]]:
-        """Which of *events* Postgres will never take, and what it says of each."""
-        transaction = self._connection.transaction()
-        await transaction.start()
+    async def refuses(self, events: Sequence[Prepared]) -> str | None:
+        """What Postgres says if it will never take *events*, all or some; they are not stored."""
         try:
-            last, _ = await self._lock()
-            return await bisect(events, lambda part: self._refused(part, last + 1))
-        finally:
-            await transaction.rollback()  # nothing of it was meant to stay
-
-    async def _refused(self, events: Sequence[Prepared], seq: int) -> str | None:
-        try:
-            async with self._connection.transaction():
-                await self._copy(events, seq)
+            await self.probe(events)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeError) as exc:
             if not is_poison(exc):
                 raise
@@ -322,12 +316,13 @@ class Writer:
         return None
 
     async def probe(self, events: Sequence[Prepared]) -> None:
-        """Have Postgres take *events* and throw them away."""
-        transaction = self._connection.transaction()
+        """Have Postgres take *events* and throw them away; without the lock, which others need."""
+        transaction = self._connection.transaction(isolation="read_committed")
         await transaction.start()
-        last, _ = await self._lock()
-        await self._copy(events, last + 1)
-        await transaction.rollback()
+        try:
+            await self._copy(events, 0)
+        finally:
+            await transaction.rollback()
 
 
 async def bisect(
@@ -343,9 +338,10 @@ async def bisect(
     return [*await bisect(events[:middle], refused), *await bisect(events[middle:], refused)]
 
 
-async def _stream(pieces: Sequence[bytes]) -> Any:
+async def _stream(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
     for piece in pieces:
         yield piece
+        await asyncio.sleep(0)  # a socket that takes everything would give nobody else a turn
 
 
 def _books(
@@ -353,9 +349,9 @@ def _books(
     good: Sequence[Prepared],
     fresh: Sequence[Prepared],
     poison: Sequence[tuple[Prepared, str]],
-) -> "Counter[tuple[str, str, str]]":
-    """What became of every accepted event of the batch, by (source, outcome, reason)."""
-    books: Counter[tuple[str, str, str]] = Counter()
+) -> Entries:
+    """What became of every accepted event of the batch."""
+    books: Entries = Counter()
     stored = Counter(prepared.source for prepared in fresh)
     given = Counter(prepared.source for prepared in good)
     for source, count in given.items():
