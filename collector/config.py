@@ -11,12 +11,14 @@ Errors   ConfigError naming file or variable, setting and reason, before anythin
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from collector.admin import AdminSettings, is_loopback
 from collector.errors import ConfigError
@@ -29,14 +31,14 @@ from collector.store import StoreSettings
 PREFIX = "COLLECTOR_"
 DEFAULT_FILE = Path("config/collector.toml")
 DEMO_KEY = "demo"
-# What Kubernetes sets for a service of our name, and what names the file itself.
-NOT_SETTINGS = ("COLLECTOR_CONFIG", "COLLECTOR_PORT", "COLLECTOR_SERVICE_")
+# What Kubernetes sets for a service whose name begins as ours does.
+KUBERNETES = re.compile(r"(_SERVICE_(HOST|PORT)\w*|_PORT(_\d+_(TCP|UDP)\w*)?)$")
 
 
 class Config(Section, frozen=True, kw_only=True):
     """Every setting."""
 
-    data_dir: str = "data"  # journal, dedupe index and the embedded Postgres
+    data_dir: Annotated[str, Meta(min_length=1)] = "data"  # journal, dedupe, embedded Postgres
     ingest: IngestSettings = IngestSettings()
     journal: JournalSettings = JournalSettings()
     store: StoreSettings = StoreSettings()
@@ -97,17 +99,15 @@ def _override(
         value = _value(variable, environ)
         if value is None:
             continue
-        if is_list(kind):
-            raw[setting] = _list(variable, value)
-            continue
+        given = _list(variable, value) if is_list(kind) else value
         try:
-            raw[setting] = msgspec.convert(value, kind, strict=False)
+            raw[setting] = msgspec.to_builtins(msgspec.convert(given, kind, strict=False))
         except msgspec.ValidationError as exc:
             raise ConfigError(f"{variable}: {exc}") from exc
 
 
 def _value(variable: str, environ: Mapping[str, str]) -> str | None:
-    if variable in environ:
+    if variable in environ and not _of_kubernetes(variable, environ[variable]):
         return environ[variable]
     file = environ.get(f"{variable}_FILE")
     if file is None:
@@ -116,6 +116,13 @@ def _value(variable: str, environ: Mapping[str, str]) -> str | None:
         return Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{variable}_FILE: {file} cannot be read: {exc}") from exc
+
+
+def _of_kubernetes(variable: str, value: str) -> bool:
+    found = KUBERNETES.search(variable)
+    if found is None:
+        return False
+    return found[0] != "_PORT" or value.startswith(("tcp://", "udp://"))
 
 
 def _list(variable: str, value: str) -> Any:
@@ -136,7 +143,8 @@ def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
         for name in environ
         if name.startswith(PREFIX)
         and name.removesuffix("_FILE") not in known
-        and not name.startswith(NOT_SETTINGS)
+        and name != "COLLECTOR_CONFIG"
+        and not _of_kubernetes(name, environ[name])
     )
 
 

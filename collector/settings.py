@@ -13,11 +13,13 @@ from typing import Annotated, Any, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
+SECONDS_MAX = 1e9  # thirty years; keeps infinity out
+
 Count = Annotated[int, Meta(gt=0)]
 CountOrNone = Annotated[int, Meta(ge=0)]
 Bytes = Annotated[int, Meta(gt=0)]
-Seconds = Annotated[float, Meta(gt=0)]
-SecondsOrNone = Annotated[float, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0, le=SECONDS_MAX)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=SECONDS_MAX)]
 Port = Annotated[int, Meta(ge=0, le=65535)]  # 0 asks the system for a free one
 Share = Annotated[float, Meta(gt=0, le=1)]
 
@@ -37,5 +39,5 @@ def is_list(kind: Any) -> bool:
 
 
 def kinds(section: type[Section]) -> dict[str, Any]:
-    """The type of each setting of *section*, without its bounds."""
-    return get_type_hints(section)
+    """The type of each setting of *section*, with its bounds."""
+    return get_type_hints(section, include_extras=True)

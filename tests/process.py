@@ -35,9 +35,7 @@ class CollectorProcess:
     the text of a configuration file.
     """
 
-    def __init__(
-        self, data_dir: Path, dsn: str = "", config: str = "", **settings: str
-    ) -> None:
+    def __init__(self, data_dir: Path, dsn: str = "", config: str = "", **settings: str) -> None:
         self.data_dir = data_dir
         self.dsn = dsn
         self.port = free_port()

@@ -363,7 +363,6 @@ def test_a_variable_that_cannot_be_used_is_named_with_the_reason(
     assert reason in detail
 
 
-@pytest.mark.xfail(strict=True, reason="bounds are checked only once variables and file are one")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
