@@ -36,10 +36,11 @@ log = logging.getLogger(__name__)
 
 
 class Claim(msgspec.Struct):
-    """The journal that this collector opened last, and the epoch it had then."""
+    """The journal that this collector opened last, and what it knew of it."""
 
     journal: str = ""
     epoch: int = 0
+    position: int = 0  # stored by ourselves up to here at least; written when we stop
 
 
 class Cursor:
@@ -64,6 +65,8 @@ class Cursor:
         """
         if self._claim is None:
             self._claim = await asyncio.to_thread(self._load)
+        if self._claim.journal == self._journal.id:
+            reached = max(reached, self._claim.position)
         async with connection.transaction(isolation="read_committed"):
             # Locked: a batch of a process before us is stored by now, or never will be.
             row = await connection.fetchrow(
@@ -77,6 +80,11 @@ class Cursor:
                 )
         async with connection.transaction(isolation="read_committed"):
             return await self._begin(connection)
+
+    async def close(self, position: int) -> None:
+        """Remember for the next start that everything up to *position* is stored."""
+        if self._opened and self._claim is not None:
+            await self._save(Claim(self._claim.journal, self._claim.epoch, position))
 
     async def _lost(self, position: int, epoch: int, reached: int) -> bool:
         """Whether the row is not ours any more; then the journal has a new identity."""
@@ -92,7 +100,7 @@ class Cursor:
             # If nobody else moved the cursor, all that we have was stored by ourselves.
             kind, base = "cursor_beyond_end", journal.end_at_open if ours else journal.oldest - 1
         elif claim.journal == journal.id:
-            kind, base = "cursor_taken", journal.oldest - 1
+            kind, base = "cursor_taken", reached
         else:
             return False  # the directory has moved here, and was not used meanwhile
         _anomaly(
@@ -124,7 +132,7 @@ class Cursor:
         if not self._opened:
             self._compare()
             epoch = max(epoch, self.epoch) + 1
-            await self._save(Claim(journal.id, epoch))
+            await self._save(Claim(journal.id, epoch, position))
         await connection.execute(
             "update collector.journals set position = $2, epoch = $3, opened_at = now(), "
             "host = $4 where id = $1",
@@ -174,7 +182,7 @@ class Cursor:
             log.info("A journal begins in this Postgres", extra={"journal": journal.id})
         journal.forget(start)
         epoch = claim.epoch + 1 if claim.journal == journal.id else 1
-        await self._save(Claim(journal.id, epoch))
+        await self._save(Claim(journal.id, epoch, start))
         await connection.execute(
             "insert into collector.journals (id, position, epoch, baseline, host) "
             "values ($1, $2, $3, $4, $5)",

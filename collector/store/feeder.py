@@ -5,7 +5,8 @@ While Postgres takes one batch, the next is prepared, in slices short enough tha
 are not held up. Preparing touches nothing outside: a batch that is thrown away is made again.
 
 Units    slices in seconds; sizes in bytes.
-Errors   none: a frame that cannot be decoded is counted as lost, with its events.
+Errors   none: a frame that cannot be decoded or refined is one rejection, kept whole, that counts
+         for all of its events.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 SLICE_SECONDS = 0.002
 READ_BYTES = 1_048_576  # of the journal at once: what a batch may exceed its size by
 REJECTIONS_KEPT_MAX = 1_000  # of one batch; all are counted
+UNDECODABLE = "undecodable"
 
 
 class Prepared(msgspec.Struct, gc=False):
@@ -145,8 +147,11 @@ class Feeder:
         batch.totals[record.source] += record.events
         events: list[Prepared] = []
         rejections: list[Rejection] = []
+        data = record.data
         try:
-            for result in refine(decode_envelope(record.data), self._limits):
+            envelope = decode_envelope(data)
+            data = envelope.body
+            for result in refine(envelope, self._limits):
                 if isinstance(result, Event):
                     events.append(_prepared(result))
                 else:
@@ -154,14 +159,20 @@ class Feeder:
                 if time.perf_counter() - self._slice_began > SLICE_SECONDS:
                     await asyncio.sleep(0)
                     self._slice_began = time.perf_counter()
-        except (msgspec.DecodeError, RecursionError) as exc:
-            log.error(  # noqa: TRY400  the trace says nothing that the position does not
-                "A frame cannot be decoded and is counted as lost: %s",
-                type(exc).__name__,
-                extra={"position": record.position},
+        except Exception as exc:
+            # Of a newer collector, or a defect of ours: it must not hold up the others.
+            log.exception("A frame cannot be decoded", extra={"position": record.position})
+            batch.rejected[record.source, UNDECODABLE] += record.events
+            batch.rejections.append(
+                Rejection(
+                    source=record.source,
+                    received_at=record.appended_at,
+                    code=UNDECODABLE,
+                    detail=f"a request of {record.events} events: {type(exc).__name__}",
+                    data=data,
+                    accepted=bool(record.events),
+                )
             )
-            batch.lost_frames += 1
-            batch.lost[record.source] += record.events
             return
         if record.events:
             # Every event of a frame is an event or a rejection; the books would not close else.

@@ -177,11 +177,11 @@ def is_poison(error: BaseException) -> bool:
 
 def says(error: BaseException) -> str:
     """What went wrong, in one line, without the data that Postgres quotes in its details."""
-    cause = error.__cause__
-    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(
-        cause, asyncpg.PostgresError
+    cause = error.__cause__ or error.__context__
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError | asyncpg.InterfaceError) and (
+        isinstance(cause, asyncpg.PostgresError | OSError)
     ):
-        return says(cause)  # what Postgres said before it ended the connection
+        return says(cause)  # why the connection has ended
     message = getattr(error, "message", None)
     if isinstance(error, asyncpg.PostgresError) and message:
         return f"{getattr(error, 'sqlstate', '')} {message}".strip()

@@ -37,7 +37,7 @@ from collector.store.migrate import migrate
 from collector.store.partitions import make_ahead
 from collector.store.postgres import Connection, Postgres, close, is_poison, says, within
 from collector.store.settings import StoreSettings
-from collector.store.writer import Rewound, Writer, bisect
+from collector.store.writer import ENDS, Rewound, Writer, bisect
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,7 @@ class Store:
             if isinstance(result, Exception):
                 log.error("The store ended with an error", exc_info=result)
         await asyncio.to_thread(self._index.close)
+        await self._cursor.close(self.position)
         if self._embedded is not None:
             await self._embedded.stop()
 
@@ -336,7 +337,7 @@ class Store:
             if not connection.is_closed():
                 raise
             await self._answers()
-            return f"it ends the connection: {says(exc)}"
+            return f"{ENDS}: {says(exc)}"
         finally:
             await close(connection)
         return None

@@ -16,6 +16,7 @@ Errors   Rewound when the cursor is not where it was expected; what Postgres rai
 """
 
 import asyncio
+import base64
 import logging
 import time
 from collections import Counter
@@ -29,7 +30,7 @@ from collector.event import Event, Rejection
 from collector.store import rows
 from collector.store.accounts import Entries, enter
 from collector.store.dedupe import SeenIndex
-from collector.store.feeder import Batch, Prepared
+from collector.store.feeder import UNDECODABLE, Batch, Prepared
 from collector.store.postgres import Connection, is_poison, says
 from collector.store.seen import history_of
 
@@ -39,6 +40,7 @@ LOOKUP_IDS = 500  # looked up before the loop gets a turn
 CATCH_UP_ROWS = 100  # of `seen` at once: each holds the ids of one batch
 BUSY_SECONDS = 0.005
 PAYLOAD_CHARS = 65_536
+ENDS = "it ends the connection"  # the poison whose text must not pass there again
 USER_TRAITS_BYTES_MAX = 1_048_576
 
 
@@ -287,7 +289,10 @@ class Writer:
             [r.code for r in rejections],
             [_readable(r.detail) for r in rejections],
             [None if r.message_id is None else _readable(r.message_id) for r in rejections],
-            [_readable(r.data)[:PAYLOAD_CHARS] for r in rejections],
+            [
+                _readable(r.data, None if r.code == UNDECODABLE else PAYLOAD_CHARS)
+                for r in rejections
+            ],
             [len(r.data) for r in rejections],
         )
 
@@ -367,12 +372,15 @@ def _books(
 
 
 def _poisoned(prepared: Prepared, why: str) -> Rejection:
+    data = rows.readable(prepared.row)
+    if why.startswith(ENDS):
+        data, why = base64.b64encode(data), f"{why} (the payload is in base64)"
     return Rejection(
         source=prepared.source,
         received_at=rows.received_at(prepared.row),
         code="poison",
         detail=f"Postgres will never take it: {why}",
-        data=rows.readable(prepared.row),
+        data=data,
     )
 
 
@@ -384,8 +392,8 @@ def _overlaid(base: bytes, own: bytes) -> bytes:
     return msgspec.json.encode(members)
 
 
-def _readable(data: bytes | str) -> str:
+def _readable(data: bytes | str, chars: int | None = None) -> str:
     """Anything as text that Postgres keeps: what is no UTF-8, and NUL, as \\xNN."""
     if isinstance(data, bytes):
-        data = data[: 2 * PAYLOAD_CHARS].decode(errors="backslashreplace")
-    return data.encode(errors="backslashreplace").decode().replace("\0", "\\x00")
+        data = (data if chars is None else data[: 4 * chars]).decode(errors="backslashreplace")
+    return data.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:chars]
