@@ -24,6 +24,7 @@ from collector.store.postgres import Connection
 log = logging.getLogger(__name__)
 
 DAYS_AHEAD = 3
+LOCK_SECONDS = 5.0  # for a table that somebody reads; writers wait behind us meanwhile
 DAYS_RESCUED_MAX = 31  # out of the default partition in one round
 EARLIEST = date(2025, 1, 1)  # a clock that says less was never set
 TABLES = {"events": "received_at", "seen": "stored_at"}
@@ -101,7 +102,7 @@ async def _make(connection: Connection, table: str, day: date) -> None:
     start, end = _bounds(day)
     within = f"{column} >= '{start}' and {column} < '{end}'"
     async with connection.transaction():
-        await connection.execute("set local lock_timeout = '5s'")
+        await connection.execute(f"set local lock_timeout = {LOCK_SECONDS * 1000:.0f}")
         # Writers wait here, so that nothing new for this day goes to the default partition.
         await connection.execute(f"lock table {SCHEMA}.{table}_default in access exclusive mode")
         if await connection.fetchval("select to_regclass($1)", f"{SCHEMA}.{name}") is not None:
@@ -184,7 +185,7 @@ async def drop_before(connection: Connection, table: str, day: date) -> int:
     for name in await names(connection, table):
         if name < name_of(table, day):
             async with connection.transaction():
-                await connection.execute("set local lock_timeout = '5s'")
+                await connection.execute(f"set local lock_timeout = {LOCK_SECONDS * 1000:.0f}")
                 await connection.execute(f"drop table if exists {SCHEMA}.{name}")
             log.info("Dropped a day past its retention", extra={"partition": name})
             dropped += 1
