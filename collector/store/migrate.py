@@ -101,7 +101,12 @@ async def _apply(connection: Connection, steps: list[Migration]) -> int:
 
 async def _applied(connection: Connection, steps: list[Migration]) -> set[int]:
     """The versions that the database has; ConfigError if they are not ours."""
-    if await connection.fetchval("select to_regclass($1)", f"{SCHEMA}.migrations") is None:
+    # Read from the tables: to_regclass may answer from what was cached before the lock was ours.
+    found = await connection.fetchval(
+        "select true from pg_catalog.pg_tables where schemaname = $1 and tablename = 'migrations'",
+        SCHEMA,
+    )
+    if found is None:
         return set()
     rows = await connection.fetch(f"select version, checksum from {SCHEMA}.migrations")
     _check({row["version"]: row["checksum"] for row in rows}, steps)
