@@ -8,7 +8,7 @@ The journal's contract: the durable buffer between ingest and store.
 Shapes   A frame is opaque bytes; its source and its number of events stand beside it.
 Units    A position counts frames from 1. Positions are dense and never reused under one identity,
          so `(id, position)` names a frame for ever and a missing position is a loss that is known.
-Errors   Busy when there is no room, JournalError when the disk refuses.
+Errors   Busy when there is no room, JournalError when the disk refuses or the journal is closed.
 """
 
 from typing import NamedTuple, Protocol
@@ -35,7 +35,11 @@ class Record(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one read brought: the records, and what is known to be lost in front of them."""
+    """What one read brought: the records, and what was found to be lost on the way.
+
+    How many events the lost frames held is found out later, or never, and comes with a later
+    reading.
+    """
 
     records: list[Record]
     end: int  # everything up to this position has been read or is lost
@@ -91,16 +95,24 @@ class Journal(Protocol):
         """Raise Busy or JournalError if a frame could not be appended now."""
 
     async def append(self, frame: Frame) -> int:
-        """Append *frame* and return its position once it is on disk."""
+        """Append *frame* and return its position once it is on disk.
+
+        After an error, or when its caller was cancelled, the frame may be there all the same.
+        """
 
     async def read(self, after: int, bytes_max: int) -> Reading:
-        """Return the records behind position *after*, waiting until there is at least one."""
+        """Return the records behind position *after* until they are *bytes_max* or more.
+
+        Waits while *after* is the end. Whoever reads a position needs it, stored or not.
+        """
 
     async def totals_at(self, position: int) -> Totals:
         """Events of all frames up to *position*, by source."""
 
     def forget(self, position: int) -> None:
-        """Let go of frames up to *position* once they were kept for `keep_seconds`."""
+        """Let go of frames up to *position*, which are stored: after `keep_seconds`, or sooner
+        when room is needed. To be told after opening too, since what is stored is not on disk.
+        """
 
     async def renew(self, base: int) -> str:
         """Take a new identity: frames behind *base* belong to it, those up to it are done."""
