@@ -5,6 +5,7 @@ import json
 import random
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -458,11 +459,11 @@ async def test_answers_to_many_at_once_belong_to_their_requests(edge: Edge) -> N
     assert all(event.event == f"E{event.message_id[1:]}" for event in events)
 
 
-async def test_what_was_answered_is_on_disk(make_edge: MakeEdge) -> None:
+async def test_what_was_answered_is_on_disk(make_edge: MakeEdge, tmp_path: Path) -> None:
     edge = await make_edge()
     for number in range(20):
         await edge.post("/v1/track", {"event": f"E{number}"})
-    files = sorted(edge.journal.directory.glob("*.journal"))
+    files = sorted(tmp_path.glob("*/*.journal"))
     data = b"".join(file.read_bytes() for file in files)
     assert all(f'"E{number}"'.encode() in data for number in range(20))
 
