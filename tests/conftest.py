@@ -24,6 +24,13 @@ from tests.process import CollectorProcess
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    faults = parser.getgroup("faults", "tests/faults")
+    faults.addoption("--long", action="store_true", help="many rounds, and a table at the end")
+    faults.addoption("--rounds", type=int, help="so many rounds of each fault")
+    faults.addoption("--seed", type=int, help="of the dice, as a test that failed printed it")
+
+
 class PostgresServer:
     """One embedded Postgres in a thread's event loop of its own, and databases in it."""
 

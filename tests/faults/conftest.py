@@ -1,0 +1,93 @@
+"""
+The fault suite: the real process from outside, its Postgres, its disk and its network.
+
+    make test            the short form: every fault, a few rounds
+    make faults          the long form, and a table of what it found (docs/reliability.md)
+    ARGS="--rounds 3"    so many rounds of each
+    ARGS="--seed 7"      the same dice again; a test that fails prints its seed
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.trial import Form, Result, Trial, table
+from tests.process import CollectorProcess
+
+SHORT_SECONDS, LONG_SECONDS = 180, 7200  # for one test, until it is given up
+
+RESULTS = pytest.StashKey[list[Result]]()
+
+MakeProcess = Callable[..., CollectorProcess]
+Trials = Callable[..., AbstractAsyncContextManager[Trial]]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    seconds = LONG_SECONDS if config.getoption("--long") else SHORT_SECONDS
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(seconds))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    results = config.stash.get(RESULTS, [])
+    if results and (config.getoption("--long") or config.getoption("--rounds")):
+        terminalreporter.section("faults")
+        for line in table(results):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def form(request: pytest.FixtureRequest) -> Form:
+    """Whether this is the long form, and how many rounds were asked for."""
+    return Form(request.config.getoption("--long"), request.config.getoption("--rounds"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What the dice of this test begin with; pytest shows it when the test fails."""
+    given: int | None = request.config.getoption("--seed")
+    seed = time.time_ns() % 1_000_000 if given is None else given
+    print(f"seed {seed}: run it again with --seed {seed}")
+    return seed
+
+
+@pytest.fixture
+def dice(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+@pytest.fixture
+def collectors(tmp_path: Path) -> Iterator[MakeProcess]:
+    """Makes collectors, which are killed at the end; without a dsn each has its own Postgres."""
+    made: list[CollectorProcess] = []
+
+    def make(dsn: str = "", **settings: str) -> CollectorProcess:
+        process = CollectorProcess(tmp_path / f"c{len(made)}", dsn, **settings)
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        process.kill()
+
+
+@pytest.fixture
+def trials(form: Form, seed: int, request: pytest.FixtureRequest) -> Trials:
+    """Begins a trial of the fault that is named, with the collectors that are given."""
+    results = request.config.stash.setdefault(RESULTS, [])
+
+    @contextlib.asynccontextmanager
+    async def begin(fault: str, *processes: CollectorProcess, **load: Any) -> AsyncIterator[Trial]:
+        async with Trial(fault, list(processes), form, seed, results, **load) as trial:
+            yield trial
+
+    return begin
