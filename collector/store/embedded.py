@@ -39,6 +39,7 @@ from collector.errors import ConfigError, Unreachable
 from collector.store.cluster import DATABASE, PORT, ROLE, Cluster, socket_directory
 from collector.store.orphans import QUIT_SECONDS, Orphans, mark
 from collector.store.parameters import EmbeddedSettings, parameters
+from collector.store.postgres import CLIENT_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class EmbeddedPostgres:
                     await connection.close(timeout=CONNECT_SECONDS)
             except NOT_YET:
                 pass
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+            except (OSError, *CLIENT_ERRORS) as exc:
                 self.last_error = f"it runs but does not answer: {exc}"[:ERROR_CHARACTERS_MAX]
             await asyncio.sleep(pause)
             pause = min(2 * pause, ASK_SECONDS_MAX)

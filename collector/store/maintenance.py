@@ -25,7 +25,7 @@ from collector.errors import Unreachable
 from collector.store import partitions
 from collector.store.dedupe import SeenIndex
 from collector.store.leases import acquire
-from collector.store.postgres import Connection, Postgres, close, says, within
+from collector.store.postgres import CLIENT_ERRORS, Connection, Postgres, close, says, within
 from collector.store.settings import StoreSettings
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Maintenance:
             try:
                 connection = await self._postgres.connect()
                 await within(connection, None, self.round(connection))
-            except (Unreachable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as exc:
+            except (Unreachable, *CLIENT_ERRORS, OSError) as exc:
                 log.warning("Maintenance is put off to the next round: %s", says(exc))
             except Exception:
                 log.exception("Maintenance failed inside the collector")

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 Connection: TypeAlias = asyncpg.Connection
 T = TypeVar("T")
 
+# What asyncpg raises when Postgres refuses or goes; the last one, "cannot switch to state", when
+# the connection ends between two of its steps.
+CLIENT_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 CONNECT_SECONDS = 15.0
 ENDED_SECONDS = 1.0  # from the end of a connection until whoever waits for it is woken by force
 KEEPALIVE_SECONDS, KEEPALIVE_INTERVAL, KEEPALIVE_COUNT = 5, 2, 2
@@ -70,7 +73,7 @@ class Postgres:
             log.info("Postgres is behind a pooler: session settings do not reach it")
             self.pooled = True
             return await self._connect()
-        except (asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+        except CLIENT_ERRORS as exc:
             raise Unreachable(_code(exc), f"Postgres refuses the connection: {exc}") from exc
         except (OSError, TimeoutError, ssl.SSLError) as exc:
             reason = str(exc) or "no answer in time"
@@ -194,7 +197,7 @@ async def close(connection: Connection | None) -> None:
         return
     try:
         await connection.close(timeout=2)
-    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (TimeoutError, OSError, *CLIENT_ERRORS):
         connection.terminate()
     except asyncio.CancelledError:
         connection.terminate()

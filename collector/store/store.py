@@ -24,7 +24,7 @@ from typing import Any
 import asyncpg
 
 from collector import metrics
-from collector.errors import CollectorError, ConfigError, Unreachable
+from collector.errors import CollectorError, ConfigError, JournalError, Unreachable
 from collector.journal import Journal
 from collector.refine import Limits
 from collector.store.accounts import Books
@@ -35,7 +35,15 @@ from collector.store.feeder import Batch, Feeder, Prepared
 from collector.store.maintenance import Maintenance
 from collector.store.migrate import migrate
 from collector.store.partitions import make_ahead
-from collector.store.postgres import Connection, Postgres, close, is_poison, says, within
+from collector.store.postgres import (
+    CLIENT_ERRORS,
+    Connection,
+    Postgres,
+    close,
+    is_poison,
+    says,
+    within,
+)
 from collector.store.settings import StoreSettings
 from collector.store.writer import ENDS, Rewound, Writer, bisect
 
@@ -47,12 +55,12 @@ IDLE_SECONDS = 5.0  # without a batch, then Postgres is asked whether it is ther
 STRIKES_MAX = 3  # connections that one batch, or event, may kill before it is looked into
 ANSWER_SECONDS = 60.0  # for Postgres to come back after an event ended a connection
 
-# What Postgres or the way to it may do to us; all else is a defect.
+# What Postgres, the way to it or the journal's disk may do to us; all else is a defect.
 TROUBLE = (
     Unreachable,
     ConfigError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
+    JournalError,
+    *CLIENT_ERRORS,
     OSError,
     TimeoutError,
     UnicodeError,
@@ -171,15 +179,22 @@ class Store:
             self._pause = min(self._pause * 2, PAUSE_SECONDS_MAX)
 
     def _troubled(self, error: BaseException) -> None:
-        self.up = False
-        metrics.postgres_up.set(0)
+        journal = isinstance(error, JournalError)
+        if not journal:
+            self.up = False
+            metrics.postgres_up.set(0)
         if isinstance(error, CollectorError):
             kind, reason = error.code, error.detail
         else:
             kind, reason = getattr(error, "sqlstate", None) or type(error).__name__, says(error)
         metrics.store_errors.labels(kind[:40]).inc()
         if self.trouble != reason:
-            log.warning("Postgres does not store now; events wait in the journal: %s", reason)
+            sentence = (
+                "The journal cannot be read now; nothing is stored meanwhile: %s"
+                if journal
+                else "Postgres does not store now; events wait in the journal: %s"
+            )
+            log.warning(sentence, reason)
         self.trouble = reason
 
     def _works(self) -> None:
@@ -263,7 +278,7 @@ class Store:
                 log.warning("A batch holds what Postgres will never take: %s", says(exc))
                 poison += await self._find_poison(connection, writer, batch.events, poison)
                 stored = await within(connection, seconds, writer.store(batch, poison))
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except (*CLIENT_ERRORS, OSError):
             self._strike(batch, connection)
             raise
         self._suspect, self._strikes = None, 0
@@ -331,7 +346,7 @@ class Store:
         try:
             writer = Writer(connection, self._journal.id, 0, self._index)
             await within(connection, self._settings.batch_seconds_max, writer.probe(events))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, UnicodeError) as exc:
+        except (*CLIENT_ERRORS, OSError, UnicodeError) as exc:
             if is_poison(exc):
                 return says(exc)
             if not connection.is_closed():
