@@ -118,6 +118,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     referrer: str | None = None
     refusals: list[Refusal] = []
     image: bool = False  # asked for as an image, so that the referrer is the page that shows it
+    sound: bool = False  # ingest looked at each event of the body and found no problem
 
 
 class Event(msgspec.Struct, gc=False):

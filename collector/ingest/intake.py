@@ -105,6 +105,7 @@ class Intake:
         envelope = self._envelope(request, source.name, call, decoded.body, decoded.refusals)
         envelope.device = source.kind == "browser"
         envelope.image = request.method == "GET"
+        envelope.sound = not decoded.problems
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)
         await self.journal.append(frame)
 

@@ -14,23 +14,17 @@ Source   Segment, "Spec: Common Fields", section Context; click ids as the ad ne
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import UNSET
 
 from collector.event import NOTHING
 from collector.refine.draft import Draft
 
 CLICK_IDS = frozenset({"gclid", "gbraid", "wbraid", "fbclid", "ttclid", "msclkid"})
-CLICK_ID_PARTS = ("clid", "braid", "clkid")  # one of them is in each
-EMPTY = {b"", b"{}", b"null"}  # as SDKs write it that looked for none, or found none
+EMPTY = {b"{}", b"null"}  # as SDKs write it that looked for none, or found none
 VALUE_CHARS = 255
 PARAMETERS_MAX = 200
 
 
-class _Page(msgspec.Struct):
-    url: str | None = None
-    search: str | None = None
-
-
-_decode_page = msgspec.json.Decoder(_Page).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -38,23 +32,22 @@ def campaign(draft: Draft) -> None:
     """Add context.campaign and context.clickIds."""
     context = draft.context
     page = context.page
-    if page is not NOTHING and b"=" not in bytes(page):
-        return  # most pages have no parameters, and need not be taken apart to know it
-    if page is NOTHING:
+    if page is UNSET:
         referrer = draft.call.envelope.referrer if draft.members else None
-        url = referrer or ""
+        query = _query(referrer or "")
+    elif page is None:
+        return
     else:
-        try:
-            found = _decode_page(page)
-        except msgspec.ValidationError:
-            return
-        url = found.url or ""
-        if found.search and "?" not in url:
-            url = "?" + found.search.removeprefix("?")
-    query = url.partition("?")[2].partition("#")[0]
+        query = _query(page.url or "")
+        if not query and page.search:
+            query = _query("?" + page.search.removeprefix("?"))
+    if not query:
+        return  # as on most pages
     folded = query.lower()
-    wanted = "utm_" in folded and bytes(context.campaign) in EMPTY
-    clicked = any(part in folded for part in CLICK_ID_PARTS) and bytes(context.clickIds) in EMPTY
+    wanted = "utm_" in folded and (context.campaign is NOTHING or bytes(context.campaign) in EMPTY)
+    clicked = ("clid" in folded or "braid" in folded or "clkid" in folded) and (
+        context.clickIds is NOTHING or bytes(context.clickIds) in EMPTY
+    )
     if not wanted and not clicked:
         return
     utm, clicks = read(query)
@@ -62,6 +55,10 @@ def campaign(draft: Draft) -> None:
         draft.members.append(b'"campaign":' + _encode(utm))
     if clicks and clicked:
         draft.members.append(b'"clickIds":' + _encode(clicks))
+
+
+def _query(url: str) -> str:
+    return url.partition("?")[2].partition("#")[0]
 
 
 def read(query: str) -> tuple[dict[str, str], dict[str, str]]:

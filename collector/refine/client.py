@@ -13,6 +13,7 @@ Source   Segment, "Spec: Common Fields": ip is filled in for client-side librari
 from functools import lru_cache
 
 import msgspec
+from msgspec import UNSET
 
 from collector.event import NOTHING
 from collector.refine.draft import Draft
@@ -58,7 +59,7 @@ def client(draft: Draft) -> None:
         draft.members.append(call.ip)
     if context.userAgent is NOTHING and call.agent:
         draft.members.append(call.agent)
-    if context.page is NOTHING and call.page:
+    if context.page is UNSET and call.page:
         draft.members.append(call.page)
 
 

@@ -27,12 +27,14 @@ MILLISECONDS_FROM = 100_000_000_000  # as seconds that is the year 5138
 
 def clock(draft: Draft) -> None:
     """Set timestamp, original_timestamp and sent_at."""
-    wire, event = draft.wire, draft.event
+    wire, event, call = draft.wire, draft.event, draft.call
     explicit = wire.timestamp
     if wire.sentAt:
         event.sent_at = _read(draft, wire.sentAt)
-    elif draft.call.sent_at:
-        event.sent_at = _read_once(draft)
+    elif call.sent_at:
+        if call.sent is None:  # all events of a batch share it
+            call.sent = _read(draft, call.sent_at)
+        event.sent_at = call.sent
     if wire.originalTimestamp:
         event.original_timestamp = _read(draft, wire.originalTimestamp)
         if explicit and (at := _read(draft, explicit)) is not None:
@@ -46,17 +48,9 @@ def clock(draft: Draft) -> None:
         return
     if event.sent_at is not None:
         at += event.received_at - event.sent_at
-    event.timestamp = min(max(at, EARLIEST), LATEST)
-
-
-def _read_once(draft: Draft) -> int | None:
-    """The sentAt of the batch, which all of its events share."""
-    call = draft.call
-    if call.sent is None:
-        call.sent = microseconds(call.sent_at or "")
-        if call.sent is None:
-            return _read(draft, call.sent_at or "")
-    return call.sent
+        if not EARLIEST <= at <= LATEST:
+            at = EARLIEST if at < EARLIEST else LATEST
+    event.timestamp = at
 
 
 def _read(draft: Draft, text: str) -> int | None:

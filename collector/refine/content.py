@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from collector.event import NOTHING
-from collector.refine.draft import Call, Draft, StrictWireEvent, extend, given
+from collector.refine.draft import Call, Draft, StrictWireEvent, bare, extend, given
 
 _encode = msgspec.json.Encoder().encode
 
@@ -23,27 +23,33 @@ def content(draft: Draft) -> None:
         event.properties = given(wire.properties)
     if wire.traits is not NOTHING:
         event.traits = given(wire.traits)
-    if event.type == "identify" and _bare(event.traits) and draft.context.traits is not NOTHING:
-        event.traits = given(draft.context.traits) or event.traits
-    event.integrations = _merged(call.integrations, given(wire.integrations))
+    theirs = draft.context.traits
+    if theirs is not NOTHING and event.type == "identify" and (not event.traits or bare(event.traits)):
+        event.traits = given(theirs) or event.traits
+    event.integrations = given(wire.integrations)
+    if call.integrations is not None:
+        event.integrations = _merged(call.integrations, event.integrations)
     context = context_of(call, wire.context)
     event.context = extend(context, draft.members) if draft.members else context
 
 
 def context_of(call: Call, own: Raw) -> bytes | None:
     """The context as sent: the batch's, overlaid by the event's own."""
-    return _merged(call.context, given(own))
+    text = given(own)
+    return text if call.context is None else _merged(call.context, text)
 
 
 def extra(draft: Draft, unknown: dict[str, Raw]) -> None:
     """Set extra: what has no column, and what we have to say about the event."""
     wire = draft.wire
-    members = [_encode(name) + b":" + bytes(value) for name, value in unknown.items()]
+    members: list[bytes] = []
     if isinstance(wire, StrictWireEvent):
-        if wire.channel is not NOTHING:
-            members.append(b'"channel":' + bytes(wire.channel))
         if wire.meta is not NOTHING:
             members.append(b'"_metadata":' + bytes(wire.meta))
+        if wire.channel is not NOTHING:
+            members.append(b'"channel":' + bytes(wire.channel))
+    else:
+        members += [_encode(name) + b":" + bytes(value) for name, value in unknown.items()]
     if draft.flags:
         notes: dict[str, object] = {"flags": draft.flags}
         if "clock_unusable" in draft.flags:
@@ -54,13 +60,7 @@ def extra(draft: Draft, unknown: dict[str, Raw]) -> None:
         draft.event.extra = b"{" + b",".join(members) + b"}"
 
 
-def _bare(text: bytes | None) -> bool:
-    return text is None or not text[1:-1].strip()
-
-
-def _merged(base: bytes | None, own: bytes | None) -> bytes | None:
-    if base is None or _bare(base):
-        return own if own is not None else base
-    if own is None or _bare(own):
+def _merged(base: bytes, own: bytes | None) -> bytes:
+    if own is None or bare(own):
         return base
-    return extend(base, [own[1:-1]])
+    return own if bare(base) else extend(base, [own[1:-1]])

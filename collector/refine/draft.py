@@ -9,9 +9,12 @@ Shapes   JSON members are bytes such as b'"ip":"203.0.113.7"'.
 """
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from collector.event import NOTHING, Beside, BriefWireEvent, Envelope, Event, WireEvent
+
+
+OPENER = ord("{")
 
 
 class StrictWireEvent(
@@ -23,6 +26,13 @@ class StrictWireEvent(
     meta: Raw = NOTHING
 
 
+class Page(msgspec.Struct, gc=False):
+    """The address of `context.page`."""
+
+    url: str | None = None
+    search: str | None = None
+
+
 class Context(msgspec.Struct, gc=False):
     """The members of `context` that steps look at; the rest stays as it was sent."""
 
@@ -30,10 +40,16 @@ class Context(msgspec.Struct, gc=False):
     userAgent: Raw = NOTHING  # noqa: N815
     direct: Raw = NOTHING
     library: Raw = NOTHING
-    page: Raw = NOTHING
+    page: Page | UnsetType | None = UNSET  # None if there is one that cannot be read
     campaign: Raw = NOTHING
     clickIds: Raw = NOTHING  # noqa: N815
     traits: Raw = NOTHING
+
+
+class OddContext(Context, gc=False):
+    """A context whose page is anything."""
+
+    page: object = UNSET  # type: ignore[assignment]
 
 
 NO_CONTEXT = Context()
@@ -77,31 +93,28 @@ class Call:
         self.integrations = given(beside.integrations)
 
 
-class Draft:
+class Draft(msgspec.Struct, gc=False):
     """One event between the steps."""
 
-    __slots__ = ("call", "context", "event", "flags", "index", "members", "wire")
-
-    def __init__(
-        self, call: Call, index: int, wire: WireEvent, context: Context, event: Event
-    ) -> None:
-        self.call = call
-        self.index = index
-        self.wire = wire
-        self.context = context
-        self.event = event
-        self.members: list[bytes] = []  # to append to `context`
-        self.flags: list[str] = []  # kept under extra.collector.flags
+    call: Call
+    index: int
+    wire: WireEvent
+    context: Context
+    event: Event
+    members: list[bytes] = []  # to append to `context`
+    flags: list[str] = []  # kept under extra.collector.flags
 
 
 def extend(text: bytes | None, members: list[bytes]) -> bytes:
     """The JSON object *text* with *members* appended; they win over members of the same name."""
-    if text is None:
+    if text is None or bare(text):
         return b"{" + b",".join(members) + b"}"
-    inner = text[1:-1]
-    if not inner.strip():
-        return b"{" + b",".join(members) + b"}"
-    return b"{" + inner + b"," + b",".join(members) + b"}"
+    return b"".join((text[:-1], b",", b",".join(members), b"}"))
+
+
+def bare(text: bytes) -> bool:
+    """Whether the JSON object *text* has no members."""
+    return text[1:2] != b'"' and not text[1:-1].strip()
 
 
 def given(raw: Raw) -> bytes | None:
@@ -109,4 +122,4 @@ def given(raw: Raw) -> bytes | None:
     if raw is NOTHING:
         return None
     text = bytes(raw)
-    return text if text[:1] == b"{" else None
+    return text if text[0] == OPENER else None

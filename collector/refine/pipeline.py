@@ -9,10 +9,11 @@ Errors   none: every event of the request is an Event or a Rejection, so that
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from collector.event import (
     BATCH,
@@ -29,7 +30,7 @@ from collector.refine.campaign import campaign
 from collector.refine.client import client
 from collector.refine.clock import clock
 from collector.refine.content import content, context_of, extra
-from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, StrictWireEvent
+from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, OddContext, StrictWireEvent
 from collector.refine.ids import ids
 from collector.refine.problem import Limits, problem_of
 
@@ -45,6 +46,7 @@ _decode_event = msgspec.json.Decoder(WireEvent).decode
 _decode_strict_batch = msgspec.json.Decoder(_StrictBatch).decode
 _decode_outline = msgspec.json.Decoder(Outline).decode
 _decode_context = msgspec.json.Decoder(Context).decode
+_decode_odd_context = msgspec.json.Decoder(OddContext).decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 _KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(WireEvent))
@@ -58,7 +60,7 @@ def refine(envelope: Envelope, limits: Limits) -> Iterator[Event | Rejection]:
     texts: list[Raw] = []
     for index, (wire, unknown) in enumerate(_wire_events(call)):
         kind = wire.type if envelope.call == BATCH else envelope.call
-        problem = problem_of(wire, kind, limits)
+        problem = None if envelope.sound else problem_of(wire, kind, limits)
         if problem is not None:
             texts = texts or _texts(envelope)
             yield _rejected(envelope, problem, bytes(texts[index]), wire.messageId)
@@ -68,25 +70,21 @@ def refine(envelope: Envelope, limits: Limits) -> Iterator[Event | Rejection]:
         yield _rejected(envelope, Problem(refusal.code, refusal.detail), refusal.data, None)
 
 
-def _wire_events(call: Call) -> Iterator[tuple[WireEvent, dict[str, Raw]]]:
+def _wire_events(call: Call) -> Iterable[tuple[WireEvent, dict[str, Raw]]]:
     """Each event as it was written, with those of its members that have no column."""
     body = call.envelope.body
     if not body:
-        return
+        return ()
     if call.envelope.call != BATCH:
-        yield _wire_event(body)
-        return
+        return (_wire_event(body),)
     try:
         batch = _decode_strict_batch(body)
     except msgspec.ValidationError:
         outline = _decode_outline(body)
         call.apply(outline)
-        for text in outline.batch:
-            yield _wire_event(text)
-        return
+        return map(_wire_event, outline.batch)
     call.apply(batch)
-    for event in batch.batch:
-        yield event, _NOTHING_UNKNOWN
+    return zip(batch.batch, repeat(_NOTHING_UNKNOWN))
 
 
 def _wire_event(text: bytes | Raw) -> tuple[WireEvent, dict[str, Raw]]:
@@ -114,8 +112,14 @@ def _context(call: Call, wire: WireEvent) -> Context:
     try:
         return _decode_context(text)
     except msgspec.ValidationError:
-        # Null, an empty list, or members of odd types: nothing in it is looked at.
-        return NO_CONTEXT
+        pass
+    try:
+        context = _decode_odd_context(text)
+    except msgspec.ValidationError:
+        return NO_CONTEXT  # null or an empty list
+    if context.page is not UNSET:
+        context.page = None
+    return context
 
 
 def _texts(envelope: Envelope) -> list[Raw]:

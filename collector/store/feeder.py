@@ -188,9 +188,10 @@ class Feeder:
 
 
 def _prepared(event: Event) -> Prepared:
+    message_id = event.message_id.encode()
     return Prepared(
-        id_of(event.message_id.encode()),
-        rows.encode(event),
+        id_of(message_id),
+        rows.encode(event, message_id),
         event.source,
         event if event.type == "identify" else None,
     )
