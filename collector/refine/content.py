@@ -24,7 +24,11 @@ def content(draft: Draft) -> None:
     if wire.traits is not NOTHING:
         event.traits = given(wire.traits)
     theirs = draft.context.traits
-    if theirs is not NOTHING and event.type == "identify" and (not event.traits or bare(event.traits)):
+    if (
+        theirs is not NOTHING
+        and event.type == "identify"
+        and (not event.traits or bare(event.traits))
+    ):
         event.traits = given(theirs) or event.traits
     event.integrations = given(wire.integrations)
     if call.integrations is not None:

@@ -13,7 +13,6 @@ from msgspec import UNSET, Raw, UnsetType
 
 from collector.event import NOTHING, Beside, BriefWireEvent, Envelope, Event, WireEvent
 
-
 OPENER = ord("{")
 
 
