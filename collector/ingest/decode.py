@@ -39,6 +39,7 @@ THREAD_BYTES = 256 << 10  # reading more than this leniently leaves the loop alo
 LARGE_BYTES = 1 << 20  # reading more than this at all does
 OBJECTS_PER_EVENT = 20  # of so many at most a large batch is read in one go
 REFUSED_DATA_BYTES = 65_536  # of an event that is refused, so much is kept
+BATCH_DEPTH = 2  # the brackets around the events of a batch
 
 _decode_event = msgspec.json.Decoder(WireEvent).decode
 _decode_brief = msgspec.json.Decoder(BriefWireEvent).decode
@@ -88,7 +89,8 @@ class Decoder:
             raise ValueError
         if body.count(b"{") > OBJECTS_PER_EVENT * settings.batch_events_max:
             raise ValueError
-        if doubtful(body, depth_max=settings.depth_max):
+        own = BATCH_DEPTH if call == BATCH else 0
+        if doubtful(body, depth_max=settings.depth_max + own):
             raise ValueError
         if call != BATCH:
             event = _decode_brief(body)

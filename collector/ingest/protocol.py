@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from collector import metrics
 from collector.errors import BadRequest, Busy, CollectorError
@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 READ_BYTES = 256 << 10  # of a body that nobody has asked for yet
+LINE_BYTES = 2048  # of a request that cannot be read, so much is looked at
 DRAIN_SECONDS = 30.0  # for a client to read its answers
+LINGER_SECONDS = 2.0  # for one that still sends what cannot be read
 STOP_POLL_SECONDS = 0.02
 HANG_UP_SECONDS = 0.5  # for handlers that are cancelled
 
@@ -179,10 +181,12 @@ class Sent:
             return
         if protocol.stopping:
             self.keep_alive = False
-        if request.message.version >= HttpVersion11:
-            connection = b"" if self.keep_alive else b"Connection: close\r\n"
+        if not self.keep_alive:
+            connection = b"Connection: close\r\n"
+        elif request.message.version < HttpVersion11:
+            connection = b"Connection: keep-alive\r\n"
         else:
-            connection = b"Connection: keep-alive\r\n" if self.keep_alive else b""
+            connection = b""
         body = b"" if request.message.method == "HEAD" else reply.body
         transport.write(
             b"".join((reply.head, self._extra, _date_line(), connection, b"\r\n", body))
@@ -198,20 +202,32 @@ class Sent:
         """Nothing is left to write."""
 
 
+class LastSent(Sent):
+    """The answer to what cannot be read: the rest of it may still be on its way."""
+
+    __slots__ = ()
+
+    async def write_eof(self) -> None:
+        """Hang up when the client does: a reset in the middle of its sending loses the answer."""
+        await self._request.protocol.linger()
+
+
 Handle = Callable[[Request], Awaitable[Sent]]
-ReplyToError = Callable[[CollectorError], Reply]
+ReplyToError = Callable[[CollectorError, bytes], Reply]  # and how its request begins, if known
 MoreHeaders = Callable[[Request | None], bytes]  # header lines that every answer carries
 
 
 class Connection(RequestHandler):
     """One connection: aiohttp's, with a deadline for headers and our words for its errors."""
 
-    __slots__ = ("_deadline", "_server")
+    __slots__ = ("_begun", "_deadline", "_gone", "_server")
 
     def __init__(self, server: "Server", **settings: Any) -> None:
         super().__init__(server, loop=server.loop, **settings)
         self._server = server
         self._deadline: asyncio.TimerHandle | None = None
+        self._begun = b""  # how a request begins that is not complete yet, or cannot be read
+        self._gone: asyncio.Event | None = None  # nothing more is read from it; set once it left
 
     @property
     def stopping(self) -> bool:
@@ -221,6 +237,19 @@ class Connection(RequestHandler):
         """Hang up, unless a request is under way: that one is answered first."""
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
+
+    async def linger(self) -> None:
+        """Say that no more comes, and overhear what the client still sends until it is gone."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        self._gone = asyncio.Event()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            pass
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -234,16 +263,30 @@ class Connection(RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if self._gone is not None:
+            self._gone.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._gone is not None:
+            return
         super().data_received(data)
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if waiter is None:
+            return  # a request is under way
+        if not waiter.done():
             # Bytes came and still no request is complete.
+            self._begun += data[: LINE_BYTES - len(self._begun)]
             if self._deadline is None:
                 self._deadline = self._loop.call_later(self._server.header_seconds, self._too_slow)
-        elif self._deadline is not None:
+            return
+        messages = self._messages
+        if messages and messages[0][0].__class__ is _ErrInfo:
+            # Requests before it in the same piece are gone: the answer to it is that to the first.
+            self._begun += data[: LINE_BYTES - len(self._begun)]
+        elif self._begun:
+            self._begun = b""
+        if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
@@ -256,10 +299,12 @@ class Connection(RequestHandler):
         """Answer before there is a request, and hang up."""
         metrics.refused.labels(error.code).inc()
         if self.transport is not None:
-            reply = self._server.reply_to(error)
+            begun = self._begun.lstrip(b"\r\n")
+            reply = self._server.reply_to(error, begun)
             reply.count.inc()
             more = self._server.more_headers(None) + _date_line() + b"Connection: close\r\n\r\n"
-            self.transport.write(reply.head + more + reply.body)
+            body = b"" if begun.startswith(b"HEAD ") else reply.body
+            self.transport.write(reply.head + more + body)
         self.force_close()
 
     def handle_error(  # type: ignore[override]  # a reply is what our handlers return
@@ -270,9 +315,11 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> Sent:
         """What a request gets that could not be parsed, or whose handler failed."""
-        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        begun = self._begun.lstrip(b"\r\n")  # empty lines in front are allowed
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("A request failed inside the collector", exc_info=exc)
             error = BadRequest("internal_error", "the collector failed; resend later", status=500)
+            begun = f"{request.method} {request.path}?".encode("utf-8", "surrogateescape")
         elif isinstance(exc, LineTooLong):
             error = BadRequest(
                 "header_too_large", "the request line or a header is too long", status=431
@@ -281,7 +328,10 @@ class Connection(RequestHandler):
             error = BadRequest("bad_http", "this is not HTTP as RFC 9112 has it")
         metrics.refused.labels(error.code).inc()
         server = self._server
-        return Sent(request, server.reply_to(error), server.more_headers(request)).close()
+        if begun.startswith(b"HEAD "):
+            request.message = request.message._replace(method="HEAD")  # it was not parsed
+        kind = Sent if status >= HTTPStatus.INTERNAL_SERVER_ERROR else LastSent
+        return kind(request, server.reply_to(error, begun), server.more_headers(request)).close()
 
 
 class Server(web.Server):

@@ -15,6 +15,7 @@ visitors block the usual names.
 
 import asyncio
 import logging
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from urllib.parse import unquote
@@ -23,7 +24,7 @@ from collector import metrics
 from collector.errors import BadRequest, Busy, CollectorError, ConfigError
 from collector.ingest.auth import Sources
 from collector.ingest.intake import Intake
-from collector.ingest.pixel import Pixel
+from collector.ingest.pixel import Pixel, gif
 from collector.ingest.protocol import Reply, Request, Sent, Server
 from collector.ingest.sdk import Sdk
 from collector.ingest.settings import IngestSettings, SourceSettings
@@ -36,6 +37,9 @@ Handler = Callable[[Request], Awaitable[Reply]]
 
 RETRY_AFTER_SECONDS = 10  # when the disk refuses
 LINE_BYTES_MAX = 1 << 17  # what the parser takes of a request line, so that we can answer it
+
+# Method and path of a request that cannot be read as a whole; the path has ended.
+_LINE = re.compile(rb"(?:GET|HEAD) (?:[hH][tT][tT][pP][sS]?://[^/?# ]*)?([^?# \r\n]*)[?# \r\n]")
 
 _HEALTHY = Reply(200, b'{"status":"ok"}')
 
@@ -72,6 +76,7 @@ class Ingest:
         self._journal = journal
         self._sdk = Sdk(self._intake, settings)
         self._routes: dict[str, dict[str, Handler]] = {}
+        self._images: set[bytes] = set()  # the paths of pixels
         self._bases: list[str] = []
         self._server: Server | None = None
         self._listeners: list[asyncio.Server] = []
@@ -83,11 +88,15 @@ class Ingest:
         tracking, pixel = Tracking(self._intake), Pixel(self._intake)
         self._route(f"{base}/health", "GET", self._health)
         self._route(f"{base}/v1/m", "POST", self._sdk.metrics)
-        self._route(f"{base}/px.gif", "GET", pixel.handler(None))
+        self._image(f"{base}/px.gif", pixel.handler(None))
         for name, call in CALLS.items():
             self._route(f"{base}/v1/{name}", "POST", tracking.handler(call))
         for call in ("track", "page", "screen", "identify", "group", "alias"):
-            self._route(f"{base}/v1/pixel/{call}", "GET", pixel.handler(call))
+            self._image(f"{base}/v1/pixel/{call}", pixel.handler(call))
+
+    def _image(self, path: str, handler: Handler) -> None:
+        self._route(path, "GET", handler)
+        self._images |= {path.encode(), path.encode() + b"/"}
 
     def _route(self, path: str, method: str, handler: Handler) -> None:
         methods = {method: handler}
@@ -103,7 +112,7 @@ class Ingest:
         settings = self.settings
         self._server = Server(
             self._handle,
-            reply_to,
+            self._reply_to_unread,
             self._cors.headers,
             header_seconds=settings.header_seconds,
             idle_seconds=settings.idle_seconds,
@@ -150,6 +159,14 @@ class Ingest:
             # What is left of a body that nobody will read would be taken for the next request.
             return sent if request.content.is_eof() else sent.close()
         return Sent(request, reply, self._cors.headers(request))
+
+    def _reply_to_unread(self, error: CollectorError, begun: bytes) -> Reply:
+        """The answer to a request of which no more is known than how it *begun*."""
+        line = _LINE.match(begun)
+        if line is None or line[1] not in self._images:
+            return reply_to(error)
+        metrics.pixels.labels(error.code).inc()
+        return gif(error.code)
 
     async def _answer(self, request: Request) -> Reply:
         path = request.path

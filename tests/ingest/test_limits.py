@@ -115,6 +115,31 @@ async def test_limits_count_bytes_and_their_own_value_passes(make_edge: MakeEdge
     assert (await edge.event()).event == "語" * 341
 
 
+@pytest.mark.parametrize("padding", [0, 50_000])
+async def test_the_brackets_around_a_batch_are_not_its_events(
+    make_edge: MakeEdge, padding: int
+) -> None:
+    """An event as deep as may be is read at full speed in a batch too."""
+    edge = await make_edge(depth_max=10)
+    repaired = Counted("collector_ingest_repaired_requests_total")
+    text = "[" * 8 + "]" * 8
+    good = '{"type":"track","event":"E","properties":{"a":%s}}'
+    pad = f'{{"type":"track","event":"{"[{" * 9}","properties":{{"a":"{"x" * padding}"}}}}'
+    for path, body in (
+        ("/v1/track", good % text),
+        ("/v1/batch", f'{{"batch":[{pad},{good % text}]}}'),
+    ):
+        answer = await edge.post(path, body.encode())
+        assert (answer.status, answer.body) == (200, b'{"success":true}')
+    assert repaired.moved == 0
+    assert len(await edge.events()) == 3
+    answer = await edge.post(
+        "/v1/batch", f'{{"batch":[{pad},{good % ("[" + text + "]")}]}}'.encode()
+    )
+    assert [r["code"] for r in answer.json()["rejected"]] == ["too_deep"]
+    assert repaired.moved == 1
+
+
 async def test_only_some_of_many_bad_events_are_named_and_all_are_counted(edge: Edge) -> None:
     answer = await edge.post("/v1/batch", {"batch": [{"type": "nothing"}] * 500})
     told = answer.json()

@@ -1,5 +1,6 @@
 """Pixel: whatever is asked for, an image comes back; what can be read is on disk."""
 
+import asyncio
 import base64
 import json
 import urllib.parse
@@ -9,7 +10,7 @@ import pytest
 
 from collector.event import Rejection
 from collector.ingest import SourceSettings
-from tests.edge import Counted, Edge, MakeEdge, read
+from tests.edge import Counted, Edge, MakeEdge, read, refusal
 from tests.rawhttp import Answer, Wire, encode
 from tests.recordings import DIRECTORY, KEY
 
@@ -23,6 +24,7 @@ WORDS = {
     *("wrong_type", "missing_event", "missing_type", "unknown_type", "missing_group_id"),
     *("missing_user_id", "missing_previous_id", "id_too_long", "name_too_long"),
     *("missing_write_key", "unknown_write_key", "origin_not_allowed", "journal_full"),
+    *("bad_http", "header_too_large", "header_timeout"),
 }
 
 
@@ -441,3 +443,90 @@ async def test_the_key_may_stand_beside_the_data(make_edge: MakeEdge) -> None:
     assert (await edge.event()).source == "other"
     assert image(await edge.get("/px.gif?wk=demo&e=E", {"X-Write-Key": "k2"})) == "stored"
     assert (await edge.event()).source == "other"
+
+
+def spoilt(line: bytes, *lines: bytes) -> bytes:
+    return b"\r\n".join([line + b" HTTP/1.1", *lines, b"", b""])
+
+
+HOST = b"Host: c"
+UNREADABLE = {
+    "UTF-8": (spoilt("GET /px.gif?wk=demo&e=Größe".encode(), HOST), "bad_http"),
+    "Latin-1": (spoilt(b"GET /v1/pixel/track?data=\xe9", HOST), "bad_http"),
+    "a space": (spoilt(b"GET /px.gif?wk=demo&e=Mail Opened", HOST), "bad_http"),
+    "NUL": (spoilt(b"GET /v1/pixel/page/?a=\0", HOST), "bad_http"),
+    "no host": (spoilt(b"GET /px.gif?wk=demo&e=E"), "bad_http"),
+    "a bad header": (spoilt(b"GET /px.gif?wk=demo&e=E", HOST, b"Bad Name: 1"), "bad_http"),
+    "200 headers": (spoilt(b"GET /px.gif", HOST, *[b"X: 1"] * 200), "bad_http"),
+    "a long header": (spoilt(b"GET /px.gif", HOST, b"X: " + b"a" * 20_000), "header_too_large"),
+    "a long address": (spoilt(b"GET /px.gif?e=" + b"a" * 200_000, HOST), "header_too_large"),
+    "a prefix": (spoilt(b"GET /in/v1/pixel/group?\xff", HOST), "bad_http"),
+    "the neutral prefix": (spoilt(b"GET /x/px.gif/?\xff", HOST), "bad_http"),
+    "a whole address": (spoilt(b"GET http://c.test/px.gif?\xff", HOST), "bad_http"),
+    "empty lines in front": (b"\r\n" + spoilt(b"GET /px.gif?\xff", HOST), "bad_http"),
+    "another HTTP": (b"GET /px.gif?wk=demo HTTP/3.7\r\n\r\n", "bad_http"),
+}
+
+
+@pytest.mark.parametrize("pieces", [1, 3, 20])
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_a_request_that_cannot_be_read_is_an_image_if_it_asks_for_one(
+    make_edge: MakeEdge, name: str, pieces: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge = await make_edge(path_prefix="/in")
+    data, code = UNREADABLE[name]
+    pixels, refused = Counted(PIXELS, reason=code), Counted(REFUSED, reason=code)
+    size = -(-len(data) // pieces)
+    for head in (False, True):
+        sent = data.replace(b"GET", b"HEAD") if head else data
+        async with await Wire.open(edge.port) as wire:
+            for at in range(0, len(sent), size):
+                await wire.send(sent[at : at + size])
+                await asyncio.sleep(0.001)
+            answer = await wire.answer(head=head, seconds=5)
+            assert await wire.closed(5) == b""
+        if head:
+            assert (answer.status, answer.header("Content-Type")) == (200, "image/gif")
+            assert answer.header("X-Collector") == code
+        else:
+            assert image(answer) == code
+        assert answer.header("Connection") == "close"
+    assert (pixels.moved, refused.moved) == (2, 2)
+    assert caplog.records == []
+    assert await edge.results() == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        spoilt(b"POST /px.gif?\xff", HOST),
+        spoilt(b"GET /px.gift?\xff", HOST),
+        spoilt(b"GET /px\xff.gif?wk=demo", HOST),
+        spoilt(b"GET /v1/pixel/nothing?\xff", HOST),
+        spoilt(b"GET /?/px.gif\xff", HOST),
+        spoilt(b"GET /v1/track?\xff", HOST, b"Referer: http://c/px.gif"),
+        b"\xffGET /px.gif HTTP/1.1\r\nHost: c\r\n\r\n",
+        # of many in one piece, the answer is that to the first: here it brings an event
+        encode("POST", "/v1/track", {}, b"{}") + spoilt(b"GET /px.gif?\xff", HOST),
+    ],
+)
+async def test_what_asks_for_no_image_is_told_in_json_what_is_wrong(
+    edge: Edge, data: bytes
+) -> None:
+    assert refusal(await edge.send(data)) == (400, "bad_http")
+
+
+async def test_an_image_behind_another_request_is_an_image(edge: Edge) -> None:
+    async with await Wire.open(edge.port) as wire:
+        for _ in range(2):
+            await wire.send(encode("GET", "/px.gif?wk=demo&e=E"))
+            assert image(await wire.answer()) == "stored"
+        await wire.send(UNREADABLE["UTF-8"][0])
+        assert image(await wire.answer()) == "bad_http"
+
+
+async def test_an_image_that_is_asked_for_too_slowly_is_one(make_edge: MakeEdge) -> None:
+    edge = await make_edge(header_seconds=0.2)
+    async with await Wire.open(edge.port) as wire:
+        await wire.send(b"GET /px.gif?wk=demo HTTP/1.1\r\nHost: c\r\n")
+        assert image(await wire.answer(seconds=5)) == "header_timeout"
