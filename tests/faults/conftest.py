@@ -7,21 +7,27 @@ The fault suite: the real process from outside, its Postgres, its disk and its n
     ARGS="--seed 7"      the same dice again; a test that fails prints its seed
 """
 
+import asyncio
 import contextlib
+import itertools
+import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.faults.trial import Form, Result, Trial, table
 from tests.process import CollectorProcess
+from tests.store.servers import Server, binaries, directory
 
 SHORT_SECONDS, LONG_SECONDS = 180, 7200  # for one test, until it is given up
 
+_numbers = itertools.count(1)
 RESULTS = pytest.StashKey[list[Result]]()
 
 MakeProcess = Callable[..., CollectorProcess]
@@ -91,3 +97,34 @@ def trials(form: Form, seed: int, request: pytest.FixtureRequest) -> Trials:
             yield trial
 
     return begin
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A Postgres that is nobody else's, on TCP."""
+    programs = binaries()
+    with directory("cf") as place:
+        made = Server(programs, place, ["127.0.0.1"])
+        made.start()
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+async def server_database(server: Server) -> str:
+    """The name of an empty database in it."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    boss = await asyncpg.connect(server.dsn("postgres"))
+    await boss.execute(f"create database {name}")
+    await boss.close()
+    return name
+
+
+async def until(happened: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+    """Wait until it has *happened*; a collector that does not answer has not said so."""
+    async with asyncio.timeout(seconds):
+        while True:
+            with contextlib.suppress(OSError):
+                if await happened():
+                    return
+            await asyncio.sleep(0.05)

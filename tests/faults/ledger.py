@@ -16,8 +16,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import asyncpg
 
@@ -57,6 +57,7 @@ class Ledger:
         connections: int = 6,
         pause_seconds: float = 0.01,
         event_bytes: int = 0,
+        again: float = AGAIN,
     ) -> None:
         self.ports = list(ports)
         self.acknowledged: set[str] = set()
@@ -71,6 +72,8 @@ class Ledger:
         self._connections = connections
         self._pause = pause_seconds
         self._filling = "x" * event_bytes
+        self._again = again
+        self._counts: Counter[int] = Counter()  # requests of each connection
         self._probes = 0
         self._ending = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -86,6 +89,10 @@ class Ledger:
             await self.abandon()
 
     def start(self) -> None:
+        """Begin, or go on after `finish`."""
+        if any(not task.done() for task in self._tasks):
+            return
+        self._ending = False
         self._tasks = [
             asyncio.create_task(self._work(number)) for number in range(self._connections)
         ]
@@ -117,14 +124,14 @@ class Ledger:
         return id_
 
     async def _work(self, number: int) -> None:
-        dice = random.Random(f"{self._seed} {number}")
+        dice = random.Random(f"{self._seed} {number} {self._counts[number]}")
         async with Sender(self) as sender:
-            count = 0
             while not self._ending:
-                post = self._next(number, count, dice)
-                count += 1
+                post = self._next(number, self._counts[number], dice)
+                self._counts[number] += 1
                 await sender.deliver(post, dice)
-                if dice.random() < AGAIN:
+                if dice.random() < self._again:
+                    sender.hang_up()  # with several collectors, another one may get it
                     await sender.deliver(post, dice)
                 await asyncio.sleep(self._pause * dice.uniform(0.5, 1.5))
 
@@ -169,7 +176,7 @@ class Sender:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._hang_up()
+        self.hang_up()
 
     async def deliver(self, post: Post, dice: random.Random) -> None:
         """Send until it is acknowledged."""
@@ -184,7 +191,7 @@ class Sender:
                 answer = await self._wire.answer(seconds=ANSWER_SECONDS)
             except (OSError, EOFError, TimeoutError):
                 ledger.breaks += 1
-                self._hang_up()
+                self.hang_up()
             else:
                 if self._takes(answer):
                     ledger.slowest = max(ledger.slowest, time.monotonic() - began)
@@ -197,7 +204,7 @@ class Sender:
         """Whether *answer* acknowledges; what is wrong with it is noted."""
         ledger = self._ledger
         if answer.header("Connection") == "close":
-            self._hang_up()
+            self.hang_up()
         outcome = answer.header("X-Collector")
         if answer.status == 200 and outcome in {None, "stored"}:
             if outcome is None and b"rejected" in answer.body:
@@ -212,7 +219,7 @@ class Sender:
             ledger.wrong.append(f"{answer.status} {answer.headers} {answer.body!r}")
         return False
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         if self._wire is not None:
             with contextlib.suppress(RuntimeError):
                 self._wire.writer.close()
@@ -232,6 +239,30 @@ async def stored_ids(dsn: str) -> list[str]:
     wrong = next((i for i, row in enumerate(rows, 1) if row["seq"] != i), None)
     assert wrong is None, f"seq is not dense: row {wrong} of {len(rows)} has another"
     return [row["message_id"] for row in rows]
+
+
+@contextlib.asynccontextmanager
+async def following(dsn: str) -> AsyncIterator[list[str]]:
+    """What a reader finds who always asks for what is behind the last `seq` that it saw."""
+    seen: list[str] = []
+    connection = await asyncpg.connect(dsn)
+
+    async def follow() -> None:
+        sql = "select seq, message_id from collector.events where seq > $1 order by seq limit 1000"
+        last = 0
+        while True:
+            for row in await connection.fetch(sql, last):
+                seen.append(row["message_id"])
+                last = row["seq"]
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(follow())
+    try:
+        yield seen
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await connection.close()
 
 
 def compare(stored: Sequence[str], *ledgers: Ledger) -> Count:
@@ -258,11 +289,9 @@ def assert_in_order(stored: Sequence[str]) -> None:
         last[f"{name}-{number}"] = place
 
 
-def assert_books_close(status: dict[str, object], *, lost: int = 0) -> None:
+def assert_books_close(status: dict[str, Any], *, lost: int = 0) -> None:
     """accepted = stored + duplicates + rejected + lost + waiting, with nothing waiting."""
-    store = status["store"]
-    assert isinstance(store, dict)
-    books = store["sources"]
+    books = status["store"]["sources"]
     for row in books:
         outcomes = sum(row[name] for name in ("stored", "duplicate", "rejected", "lost", "waiting"))
         assert row["accepted"] == outcomes, books

@@ -1,42 +1,14 @@
 """kill -9 at random moments under load: the collector, its Postgres, both."""
 
 import asyncio
-import os
-import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import MakeProcess, Trials
+from tests.faults.processes import children, kill, postmaster
 from tests.faults.trial import Trial
 from tests.process import CollectorProcess
-
-
-def postmaster(process: CollectorProcess) -> int:
-    """The embedded Postgres of *process*; 0 while there is none."""
-    try:
-        file = process.data_dir / "postgres" / "data" / "postmaster.pid"
-        return int(file.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def kill(pid: int) -> bool:
-    """Whether there was something to kill."""
-    try:
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-        return bool(pid)
-    except ProcessLookupError:
-        return False
 
 
 async def again(trial: Trial, process: CollectorProcess) -> None:
