@@ -27,6 +27,8 @@ DIGITS_MAX = 400  # of a number written out in full; the largest float64 has 309
 MEMBERS_MAX = 1_000  # of the object around a batch; senders write about five
 MASKS_PAY_FROM_BYTES = 32_000  # below this a regular expression beats thirty calls into numpy
 STRIDE = 66
+BLOCK = 1 << 18  # bytes of which depths are found at once; in one go they take ten times the text
+DEEPEST = 32_767
 
 BOM = b"\xef\xbb\xbf"
 SPACE = b" \t\n\r"
@@ -244,11 +246,18 @@ def _unpack(bits: Bits) -> Flags:
     return np.unpackbits(bits.view(np.uint8), bitorder="little").view(np.bool_)
 
 
-def _depths(text: Text, plain: Flags) -> NDArray[np.int32]:
-    """Return how many brackets are open after each byte."""
-    folds = text | 32
-    opened, closed = (((folds == bracket) & plain).view(np.int8) for bracket in (OPENER, CLOSER))
-    return np.cumsum(opened - closed, dtype=np.int32)
+def _depths(text: Text, plain: Flags) -> NDArray[np.int16]:
+    """Return how many brackets are open after each byte; from 32,767 on it is that many."""
+    depths = np.empty(len(text), np.int16)
+    level = 0
+    for start in range(0, len(text), BLOCK):
+        block = slice(start, start + BLOCK)
+        folds, outside = text[block] | 32, plain[block]
+        opened, closed = (((folds == b) & outside).view(np.int8) for b in (OPENER, CLOSER))
+        levels = np.cumsum(opened - closed, dtype=np.int32) + level
+        depths[block] = np.clip(levels, -DEEPEST, DEEPEST)
+        level = int(levels[-1])
+    return depths
 
 
 def _unreadable(code: str, what: str, at: int | np.int64) -> Unreadable:

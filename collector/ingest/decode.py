@@ -37,6 +37,7 @@ from collector.refine import Limits, problem_of
 
 THREAD_BYTES = 256 << 10  # reading more than this leniently leaves the loop alone
 LARGE_BYTES = 1 << 20  # reading more than this at all does
+LENIENT_AT_ONCE = 2  # of those in threads: each may take ten times the memory of its body
 OBJECTS_PER_EVENT = 20  # of so many at most a large batch is read in one go
 REFUSED_DATA_BYTES = 65_536  # of an event that is refused, so much is kept
 BATCH_DEPTH = 2  # the brackets around the events of a batch
@@ -68,6 +69,7 @@ class Decoder:
     def __init__(self, settings: IngestSettings) -> None:
         self._settings = settings
         self._limits = Limits(settings.id_bytes_max, settings.name_bytes_max)
+        self._threads = asyncio.Semaphore(LENIENT_AT_ONCE)
 
     async def decode(self, body: bytes, call: str) -> Decoded:
         """The events in *body*, which came to the path of *call*."""
@@ -80,7 +82,8 @@ class Decoder:
         metrics.repaired.inc()
         if len(body) < THREAD_BYTES:
             return self._lenient(body, call)
-        return await asyncio.to_thread(self._lenient, body, call)
+        async with self._threads:
+            return await asyncio.to_thread(self._lenient, body, call)
 
     def _fast(self, body: bytes, call: str) -> Decoded:
         settings = self._settings
@@ -100,6 +103,7 @@ class Decoder:
         events = batch.batch
         if len(events) > settings.batch_events_max:
             raise ValueError
+        self._check_beside(len(events), memoryview(batch.context), memoryview(batch.integrations))
         if len(body) > settings.event_bytes_max:
             outline = _decode_outline(body).batch
             if any(len(memoryview(event)) > settings.event_bytes_max for event in outline):
@@ -113,6 +117,18 @@ class Decoder:
         key = batch.writeKey or next((e.writeKey for e in events if e.writeKey), None)
         return Decoded(body, key, len(events), [], problems)
 
+    def _check_beside(self, events: int, *members: bytes | memoryview) -> None:
+        """Raise BadRequest if *members*, which each of the events gets, become too much in all."""
+        settings = self._settings
+        size = sum(map(len, members))
+        if size > settings.event_bytes_max or size * events > settings.body_bytes_max:
+            raise BadRequest(
+                "context_too_large",
+                "context and integrations beside a batch count for each of its events, and are too "
+                "large: send fewer events at once, or put them into the events that need them",
+                status=413,
+            )
+
     def _lenient(self, body: bytes, call: str) -> Decoded:
         if not body.strip():
             raise BadRequest("empty_body", "the body is empty: send one JSON object")
@@ -124,6 +140,8 @@ class Decoder:
             raise BadRequest(exc.code, exc.detail) from exc
         if envelope.elements is None:
             raise BadRequest("missing_batch", 'the body needs a list named "batch": add one')
+        beside = (envelope.members.get(name, b"") for name in ("context", "integrations"))
+        self._check_beside(len(envelope.elements), *beside)
         good: list[bytes] = []
         refusals: list[Refusal] = []
         problems: list[tuple[int, Problem]] = []

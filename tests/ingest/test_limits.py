@@ -140,6 +140,54 @@ async def test_the_brackets_around_a_batch_are_not_its_events(
     assert repaired.moved == 1
 
 
+@pytest.mark.parametrize("flaw", ["", ',{"type":"track","event":"E","properties":{"a":NaN}}'])
+@pytest.mark.parametrize("name", ["context", "integrations"])
+async def test_what_stands_beside_a_batch_counts_for_each_of_its_events(
+    make_edge: MakeEdge, name: str, flaw: str
+) -> None:
+    """Or 10 MB would become 50 GB of rows."""
+    edge = await make_edge(body_bytes_max=100_000, event_bytes_max=20_000)
+
+    def batch(events: int, size: int) -> bytes:
+        event = '{"type":"track","event":"E"}'
+        every = ",".join([event] * (events - bool(flaw)))
+        return f'{{"batch":[{every}{flaw}],"{name}":{{"a":"{"x" * (size - 8)}"}}}}'.encode()
+
+    for events, size in ((100, 1_001), (2, 20_001), (1000, 101)):
+        counted = Counted(REFUSED, reason="context_too_large")
+        answer = await edge.post("/v1/batch", batch(events, size))
+        assert refusal(answer) == (413, "context_too_large")
+        assert counted.moved == 1
+    assert await edge.events() == []
+    for events, size in ((100, 1_000), (5, 20_000), (1000, 100)):
+        answer = await edge.post("/v1/batch", batch(events, size), key="secret-1")
+        assert answer.status == 200
+        stored = await edge.events()
+        assert [len(getattr(event, name)) for event in stored] == [size] * events
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"batch":[' + b"[]" * (5 * MIB - 20) + b"]}",
+        b'{"batch":["' + b"\\" * (10 * MIB - 20) + b'"]}',
+        b'{"context":{"a":NaN,"b":[' + b"{}," * (3 * MIB) + b"1]},"
+        b'"batch":[{"type":"track","event":"E"}]}',
+    ],
+)
+async def test_reading_leniently_takes_bounded_memory(edge: Edge, body: bytes) -> None:
+    assert len(body) < 10 * MIB
+    tracemalloc.start()
+    try:
+        for answer in await asyncio.gather(*(edge.post("/v1/batch", body) for _ in range(4))):
+            assert answer.status in {200, 400, 413}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Four bodies, each twice on its way in, and two of them being read.
+    assert peak < (4 * 2 * 10 + 2 * 100) * MIB
+
+
 async def test_only_some_of_many_bad_events_are_named_and_all_are_counted(edge: Edge) -> None:
     answer = await edge.post("/v1/batch", {"batch": [{"type": "nothing"}] * 500})
     told = answer.json()
