@@ -35,10 +35,14 @@ Trials = Callable[..., AbstractAsyncContextManager[Trial]]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    seconds = LONG_SECONDS if config.getoption("--long") else SHORT_SECONDS
+    long = config.getoption("--long")
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.timeout(seconds))
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS if long else SHORT_SECONDS))
+    if not long:
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(

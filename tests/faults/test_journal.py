@@ -60,7 +60,15 @@ def flip(files: list[Path], dice: random.Random) -> None:
             opened.write(data)
 
 
-DAMAGES = pytest.mark.parametrize("damage", [cut, empty, delete, flip])
+def damages(*short: Damage) -> pytest.MarkDecorator:
+    """All of them in the long form, and *short* in the short one."""
+    return pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param(damage, marks=[] if damage in short else pytest.mark.long)
+            for damage in (cut, empty, delete, flip)
+        ],
+    )
 
 
 async def fill(trial: Trial, process: CollectorProcess) -> None:
@@ -77,7 +85,7 @@ def lost_frames(process: CollectorProcess) -> float:
     return process.metrics()["collector_journal_lost_frames_total"]
 
 
-@DAMAGES
+@damages(delete, flip)
 async def test_files_damaged_while_the_collector_is_stopped_are_read_past_and_counted(
     collectors: MakeProcess, trials: Trials, proxy: Proxy, dice: random.Random, damage: Damage
 ) -> None:
@@ -106,7 +114,7 @@ def waiting_files(process: CollectorProcess) -> list[Path]:
     return journals(process.data_dir)[-6:]
 
 
-@DAMAGES
+@damages(cut)
 async def test_files_damaged_while_the_collector_runs_are_read_past_and_counted(
     collectors: MakeProcess, trials: Trials, proxy: Proxy, dice: random.Random, damage: Damage
 ) -> None:
@@ -171,7 +179,7 @@ async def test_a_journal_whose_directory_is_away_for_a_while_loses_nothing(
             await trial.recovers(process, time.monotonic())
 
 
-@pytest.mark.parametrize("ends", ["stopped", "killed"])
+@pytest.mark.parametrize("ends", [pytest.param("stopped", marks=pytest.mark.long), "killed"])
 async def test_an_older_copy_of_the_journal_takes_nothing_new_for_stored(
     collectors: MakeProcess, trials: Trials, empty_dsn: str, ends: str
 ) -> None:

@@ -63,7 +63,7 @@ async def test_a_process_of_postgres_that_is_killed_at_any_moment_loses_nothing(
             await trial.recovers(process, time.monotonic())
 
 
-@pytest.mark.parametrize("first", ["collector", "postgres"])
+@pytest.mark.parametrize("first", ["collector", pytest.param("postgres", marks=pytest.mark.long)])
 async def test_a_collector_and_its_postgres_that_are_killed_together_lose_nothing(
     collectors: MakeProcess, trials: Trials, first: str
 ) -> None:

@@ -67,7 +67,10 @@ async def ends(process: CollectorProcess) -> None:
     assert time.monotonic() - began < END_SECONDS_MAX
 
 
-@pytest.mark.parametrize("embedded", [True, False], ids=["embedded", "external"])
+@pytest.mark.parametrize(
+    "embedded",
+    [pytest.param(True, marks=pytest.mark.long, id="embedded"), pytest.param(False, id="external")],
+)
 async def test_a_collector_that_is_told_to_end_under_load_ends_and_loses_nothing(
     collectors: MakeProcess, trials: Trials, empty_dsn: str, embedded: bool
 ) -> None:

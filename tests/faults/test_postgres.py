@@ -136,7 +136,9 @@ async def take_all(others: list[asyncpg.Connection], dsn: str) -> None:
                 await others[0].execute(ours.replace("count(*)", "pg_terminate_backend(pid)"))
 
 
-@pytest.mark.parametrize("words", [b"create table", b"COMMIT"])
+@pytest.mark.parametrize(
+    "words", [pytest.param(b"create table", marks=pytest.mark.long), b"COMMIT"]
+)
 async def test_a_migration_that_is_killed_half_way_is_done_again(
     collectors: MakeProcess, trials: Trials, proxy: Proxy, empty_dsn: str, words: bytes
 ) -> None:
