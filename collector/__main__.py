@@ -42,7 +42,21 @@ _config = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Door(click.Group):
+    """The commands; `prove`, which brings an HTTP client, is read when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "prove"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "prove":
+            from collector.prove.command import prove  # noqa: PLC0415
+
+            return prove
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="collector")
 def main() -> None:
     """Collect events from SDKs, pixels and links into Postgres, exactly once."""
