@@ -25,7 +25,7 @@ async def test_a_clock_that_is_set_loses_nothing(
     clock.write_text("+0")
     monkeypatch.setenv("LD_PRELOAD", str(LIBRARIES[-1]))
     monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
-    monkeypatch.setenv("FAKETIME_NO_CACHE", "1")
+    monkeypatch.setenv("FAKETIME_CACHE_DURATION", "1")
     monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")  # nobody can set that one
     process = collectors(empty_dsn)
     monkeypatch.undo()
@@ -34,6 +34,7 @@ async def test_a_clock_that_is_set_loses_nothing(
         for number in trial.rounds(3, 30):
             await trial.load(0.3, 0.8)
             clock.write_text(JUMPS[number % len(JUMPS)])
+            await trial.load(1.2, 1.5)  # it is looked at once a second
             await trial.recovers(process, time.monotonic())
         clock.write_text("+0")
     (found,) = await process.rows(
