@@ -121,19 +121,25 @@ class EmbeddedPostgres:
                 raise Unreachable(
                     "postgres_stopped", "the embedded Postgres is not running; start the collector"
                 )
-            try:
-                connection = await asyncpg.connect(self.dsn, timeout=CONNECT_SECONDS)
-                try:
-                    await connection.fetchval("select 1", timeout=CONNECT_SECONDS)
-                    return
-                finally:
-                    await connection.close(timeout=CONNECT_SECONDS)
-            except NOT_YET:
-                pass
-            except (OSError, *CLIENT_ERRORS) as exc:
-                self.last_error = f"it runs but does not answer: {exc}"[:ERROR_CHARACTERS_MAX]
+            # Until ours runs, an orphan may answer that is about to be ended.
+            if self.running and await self._answers():
+                return
             await asyncio.sleep(pause)
             pause = min(2 * pause, ASK_SECONDS_MAX)
+
+    async def _answers(self) -> bool:
+        try:
+            connection = await asyncpg.connect(self.dsn, timeout=CONNECT_SECONDS)
+            try:
+                await connection.fetchval("select 1", timeout=CONNECT_SECONDS)
+                return True
+            finally:
+                await connection.close(timeout=CONNECT_SECONDS)
+        except NOT_YET:
+            pass
+        except (OSError, *CLIENT_ERRORS) as exc:
+            self.last_error = f"it runs but does not answer: {exc}"[:ERROR_CHARACTERS_MAX]
+        return False
 
     async def stop(self) -> None:
         """End it in an orderly way, or within `stop_seconds` and a little in any way."""
