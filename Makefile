@@ -1,11 +1,11 @@
 # Few verbs. Each makes what it needs, in .venv, from a lock file with hashes; Python 3.11 to 3.14 is
 # all there has to be. `make run PYTHON=python3.13` picks another Python, `make test ARGS=…` tests.
 
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check bench faults lock clean
 
 # Programs that some tests want, and the Debian packages that bring them. Root gets them installed,
 # others see their tests skip and say why.
-PROGRAMS = psql:postgresql-client systemd-analyze:systemd
+PROGRAMS = psql:postgresql-client systemd-analyze:systemd faketime:faketime
 export PYTHON
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo 'make test    run all tests                            (ARGS="-k name" for some)'
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure, each figure beside its bare limit'
+	@echo 'make faults  kill, cut, fill and damage all there is, for an hour or two (ARGS="--rounds 3")'
 	@echo 'make lock    pin dependencies anew                    (ARGS=--upgrade for newer ones)'
 	@echo 'make clean   remove what the others made; never the data'
 
@@ -37,6 +38,12 @@ check:
 bench:
 	@sh scripts/venv dev
 	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+# The long form of tests/faults and the table of docs/reliability.md; `make test` has the short form.
+faults:
+	@sh scripts/venv dev
+	@sh scripts/debian $(PROGRAMS) || true
+	@PATH="$$PWD/.venv/bin:$$PATH" .venv/bin/python -m pytest tests/faults --long -rs $(ARGS)
 
 # For all Pythons and machines at once, with the hashes of all files; no address gets into them.
 COMPILE = .venv/bin/uv pip compile --quiet --system-certs pyproject.toml --group build --universal \
