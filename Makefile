@@ -1,7 +1,7 @@
 # Few verbs. Each makes what it needs, in .venv, from a lock file with hashes; Python 3.11 to 3.14 is
 # all there has to be. `make run PYTHON=python3.13` picks another Python, `make test ARGS=…` tests.
 
-.PHONY: help run test check bench faults lock clean
+.PHONY: help run test check bench faults fuzz lock clean
 
 # Programs that some tests want, and the Debian packages that bring them. Root gets them installed,
 # others see their tests skip and say why.
@@ -14,6 +14,7 @@ help:
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure, each figure beside its bare limit'
 	@echo 'make faults  kill, cut, fill and damage all there is, for an hour or two (ARGS="--rounds 3")'
+	@echo 'make fuzz    look for inputs that break promises    (FUZZ_SECONDS=600, ARGS="json zip")'
 	@echo 'make lock    pin dependencies anew                    (ARGS=--upgrade for newer ones)'
 	@echo 'make clean   remove what the others made; never the data'
 
@@ -39,6 +40,12 @@ bench:
 	@sh scripts/venv dev
 	@exec .venv/bin/python -m benchmarks $(ARGS)
 
+# Each target for FUZZ_SECONDS; what is found stays in .fuzz and wants to become a test.
+fuzz:
+	@sh scripts/venv dev
+	@sh scripts/fuzz
+	@.venv/bin/python -m tests.fuzz $(ARGS)
+
 # The long form of tests/faults and the table of docs/reliability.md; `make test` has the short form.
 faults:
 	@sh scripts/venv dev
@@ -57,5 +64,5 @@ lock:
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
-		.hypothesis
+		.hypothesis .fuzz
 	find . -name __pycache__ -not -path './data/*' -prune -exec rm -rf {} +

@@ -3,10 +3,8 @@
 import json
 import math
 import random
-import re
 import uuid
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -16,69 +14,12 @@ from hypothesis import strategies as st
 
 from collector import leniency
 from collector.leniency import Envelope, Unreadable, doubtful, repair, split
+from tests.strict import is_poison
 
 MEBIBYTE = 1024 * 1024
 DEPTH_MAX = 12
 unhurried = settings(deadline=None)  # a shared machine stalls for longer than any deadline
 accepted_by_msgspec = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-# A slow reading of the same promise, sharing nothing with the code.
-
-
-def unquoted(body: bytes) -> bytes:
-    """*body* with each string replaced by `s`, one character at a time."""
-    rest, inside, escaped = bytearray(), False, False
-    for byte in body:
-        if inside:
-            inside = escaped or byte != ord('"')
-            escaped = not escaped and byte == ord("\\")
-        elif byte == ord('"'):
-            inside = True
-            rest += b"s"
-        else:
-            rest.append(byte)
-    return bytes(rest)
-
-
-def depth(body: bytes) -> int:
-    deepest = level = 0
-    for byte in unquoted(body):
-        level += (byte in b"[{") - (byte in b"]}")
-        deepest = max(deepest, level)
-    return deepest
-
-
-def fits(literal: str) -> bool:
-    exponent = literal.lower().partition("e")[2]
-    if abs(int(exponent or 0)) > 5_000:
-        return False
-    number = Decimal(literal)
-    written = sum(map(str.isdigit, format(number, "f")))
-    return (
-        written <= 400 and sum(map(str.isdigit, literal)) <= 410 and abs(number) < Decimal(2**1024)
-    )
-
-
-def is_poison(body: bytes, depth_max: int) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return True
-    numbers = re.findall(rb"-?[0-9][0-9.eE+-]*", unquoted(body))
-    return (
-        any("\0" in text for text in texts(json.loads(body, parse_int=str, parse_float=str)))
-        or depth(body) > depth_max
-        or not all(fits(number.decode()) for number in numbers)
-    )
-
-
-def texts(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [*value, *(text for item in value.values() for text in texts(item))]
-    if isinstance(value, list):
-        return [text for item in value for text in texts(item)]
-    return [value] if isinstance(value, str) else []
 
 
 # JSON as text: any value, spaced in any way, with poison in it.
