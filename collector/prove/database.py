@@ -21,14 +21,21 @@ import asyncpg
 
 from collector.errors import CollectorError
 from collector.prove.ledger import Ids, Ledger
-from collector.store.postgres import Connection, Postgres, close, within
+from collector.store.postgres import Connection, Postgres, close, says, within
 
 ASK_SECONDS = 0.25
 ANSWER_SECONDS = 5.0
 READ_SECONDS = 600.0
 COUNT_ROWS = 20_000
 READ_ROWS = 10_000
-TROUBLE = (CollectorError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+TRIES_MAX = 5
+TRY_SECONDS = 2.0
+TROUBLE = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # so asyncpg calls a connection that breaks in certain moments
+    OSError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ class Database:
     async def watch(self) -> None:
         """Count what is stored, again and again, whatever happens to Postgres."""
         while True:
-            with contextlib.suppress(*TROUBLE):
+            with contextlib.suppress(CollectorError):
                 async with self._connected() as connection:
                     while True:
                         await within(connection, ANSWER_SECONDS, self._count(connection))
@@ -107,8 +114,17 @@ class Database:
 
     async def reconcile(self, journal: str | None = None) -> Found:
         """Read everything, compare it with the ledger, and look up the books of *journal*."""
-        async with self._connected() as connection:
-            return await within(connection, READ_SECONDS, self._reconcile(connection, journal))
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                async with self._connected() as connection:
+                    reading = self._reconcile(connection, journal)
+                    return await within(connection, READ_SECONDS, reading)
+            except CollectorError:
+                if tries == TRIES_MAX:
+                    raise
+            await asyncio.sleep(TRY_SECONDS)
 
     async def _reconcile(self, connection: Connection, journal: str | None) -> Found:
         ledger = self._ledger
@@ -177,5 +193,9 @@ class Database:
         connection = await self._postgres.connect()
         try:
             yield connection
+        except TROUBLE as exc:
+            detail = f"Postgres cannot be asked what is stored: {says(exc)}"
+            raise CollectorError("postgres_trouble", detail) from exc
         finally:
-            await close(connection)
+            with contextlib.suppress(asyncpg.InternalClientError):
+                await close(connection)

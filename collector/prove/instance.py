@@ -30,7 +30,7 @@ from collector.errors import CollectorError
 from collector.store.embedded import dsn_of
 
 START_SECONDS = 120.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 45.0
 ASK_SECONDS = 2.0
 POLL_SECONDS = 0.02
 SOURCE = "prove"
