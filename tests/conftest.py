@@ -14,6 +14,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from collector.store.embedded import EmbeddedPostgres
 from collector.store.migrate import migrate
@@ -22,6 +23,17 @@ from collector.store.settings import StoreSettings
 from tests.process import CollectorProcess
 
 _numbers = itertools.count(1)
+
+# Few examples, and in CI the same ones each time; a shared machine stalls for longer than any
+# deadline. `HYPOTHESIS_MAX_EXAMPLES=10000 make test` looks harder.
+settings.register_profile(
+    "collector",
+    deadline=None,
+    max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "60")),
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("collector")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

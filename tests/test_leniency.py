@@ -14,102 +14,13 @@ from hypothesis import strategies as st
 
 from collector import leniency
 from collector.leniency import Envelope, Unreadable, doubtful, repair, split
+from tests.strategies import anything, quoted, spaces, valid_or_poison
 from tests.strict import is_poison
 
 MEBIBYTE = 1024 * 1024
 DEPTH_MAX = 12
 unhurried = settings(deadline=None)  # a shared machine stalls for longer than any deadline
 accepted_by_msgspec = msgspec.json.Decoder(msgspec.Raw).decode
-
-
-# JSON as text: any value, spaced in any way, with poison in it.
-
-spaces = st.sampled_from([b"", b"", b"", b" ", b"\n\t ", b" " * 70])
-digits = st.one_of(
-    st.integers(0, 10**18).map(str),
-    st.builds(
-        str.__mul__, st.sampled_from("0179"), st.sampled_from([1, 9, 199, 200, 201, 308, 309])
-    ),
-    st.builds(str.__mul__, st.sampled_from("0179"), st.integers(1, 450)),
-)
-exponents = st.builds(
-    "{}{}{}".format,
-    st.sampled_from("eE"),
-    st.sampled_from(["", "+", "-"]),
-    st.one_of(
-        st.integers(0, 500).map(str),
-        st.sampled_from(["05", "007", "0307", "308", "309", "324", "399", "400", "131071"]),
-    ),
-)
-numbers = st.builds(
-    lambda sign, whole, fraction, exponent: f"{sign}{whole}{fraction}{exponent}".encode(),
-    st.sampled_from(["", "-"]),
-    digits.map(lambda whole: whole.lstrip("0") or "0"),
-    st.one_of(st.just(""), digits.map(".{}".format)),
-    st.one_of(st.just(""), exponents),
-)
-words = st.sampled_from(
-    [
-        *(
-            "",
-            "a",
-            "batch",
-            "7e412",
-            "e412,",
-            "1e500]",
-            '"',
-            "\\",
-            '\\"',
-            "\\\\",
-            "u0000",
-            "\\u0000",
-        ),
-        *(
-            "{[",
-            "]}",
-            "},{",
-            '"],',
-            "é",
-            "😀",
-            "\x01",
-            "\n",
-            "9" * 250,
-            str(uuid.UUID(int=7 << 99)),
-        ),
-    ]
-)
-strings = st.one_of(st.text(max_size=8), st.lists(words, max_size=4).map("".join))
-quoted = st.one_of(
-    strings.map(lambda text: json.dumps(text).encode()),
-    strings.map(lambda text: json.dumps(text, ensure_ascii=False).encode()),
-)
-rotten = st.sampled_from(
-    [rb'"\u0000"', rb'"x\\\u0000y"', rb'"\\u0000"', b'"\xff"', b'"\xed\xa0\x80"']
-)
-untidy = st.sampled_from([b"NaN", b"Infinity", b"-Infinity", rb'"\ud83d"', b'"a\x01\x00\n"'])
-
-
-def json_of(*leaves: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    def array(items: list[bytes], space: bytes) -> bytes:
-        return b"[" + space + (space + b"," + space).join(items) + space + b"]"
-
-    def record(items: list[tuple[bytes, bytes]], space: bytes) -> bytes:
-        colon = space + b":" + space
-        return b"{" + (space + b",").join(space + k + colon + v for k, v in items) + space + b"}"
-
-    return st.recursive(
-        st.one_of(st.sampled_from([b"true", b"false", b"null"]), numbers, quoted, *leaves),
-        lambda inner: st.one_of(
-            st.builds(array, st.lists(inner, max_size=5), spaces),
-            st.builds(record, st.lists(st.tuples(quoted, inner), max_size=5), spaces),
-            st.builds(lambda value, n: b"[" * n + value + b"]" * n, inner, st.integers(1, 20)),
-        ),
-        max_leaves=12,
-    )
-
-
-valid_or_poison = json_of(rotten)
-anything = json_of(rotten, untidy)
 
 
 def accepted(body: bytes) -> bool:

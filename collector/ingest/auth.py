@@ -54,6 +54,6 @@ def key_of_basic(authorization: str) -> str | None:
         return None
     try:
         decoded = binascii.a2b_base64(credentials.strip()).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # neither ASCII, nor base64, nor UTF-8
         return None
     return decoded.partition(":")[0] or None

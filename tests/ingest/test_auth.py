@@ -123,7 +123,17 @@ async def test_a_bearer_token_is_no_key_and_the_body_is(keys: Edge) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", "Basic", "Basic ", "Basic !!!", "Basic Og==", "Basic /////w==", "Digest x", "k-basic"],
+    [
+        "",
+        "Basic",
+        "Basic ",
+        "Basic !!!",
+        "Basic Og==",
+        "Basic /////w==",
+        "Digest x",
+        "Basic é\udcff",
+        "k-basic",
+    ],
 )
 async def test_credentials_without_a_key_are_passed_over(keys: Edge, authorization: str) -> None:
     headers = {"Authorization": authorization, "X-Write-Key": ""}
