@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Awaitable
 
 import xxhash
 
@@ -98,16 +99,16 @@ class Intake:
         self.cors.check(request, source)
         return source
 
-    async def accept(
+    def accept(
         self, request: Request, source: SourceSettings, call: str, decoded: Decoded
-    ) -> None:
-        """Journal what was decoded; returns when it is on disk."""
+    ) -> Awaitable[int]:
+        """Journal what was decoded; to be awaited, which ends when it is on disk."""
         envelope = self._envelope(request, source.name, call, decoded.body, decoded.refusals)
         envelope.device = source.kind == "browser"
         envelope.image = request.method == "GET"
         envelope.sound = not decoded.problems
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)
-        await self.journal.append(frame)
+        return self.journal.append(frame)
 
     def _envelope(
         self, request: Request, source: str, call: str, body: bytes, refusals: list[Refusal]

@@ -17,6 +17,7 @@ Source   Segment, "Pixel Tracking API"; test vectors in tests/wire
 import binascii
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -77,27 +78,25 @@ class Pixel:
     def handler(self, call: str | None) -> Callable[[Request], Awaitable[Reply]]:
         """The handler of *call*, an event type, or of the short form, which names its own."""
 
-        async def handle(request: Request) -> Reply:
-            return await self._take(request, call)
+        return partial(self._take, call)
 
-        return handle
-
-    async def _take(self, request: Request, call: str | None) -> Reply:
+    async def _take(self, call: str | None, request: Request) -> Reply:
         if request.method == "HEAD":
             return NOT_RECORDED
         intake = self._intake
         source_name = ""
-        sent = _WRITE_KEY.sub(r"\1***", request.query_string).encode()
+        sent = None
         try:
             intake.check_url(request)
-            intake.journal.check_room()
-            parameters = request.query()
+            query = request.query_string
+            # Of the usual address nothing but its data need be taken apart.
+            parameters = request.query() if call is None or "&" in query else {}
             if call is None:
                 members = nested(parameters, short=True)
                 call = str(members.pop("type", None) or ("track" if "event" in members else "page"))
                 body = msgspec.json.encode(members)
             else:
-                body = _body(request.query_string, parameters)
+                body = _body(request, query, parameters)
             sent = body
             decoded = await intake.decoder.decode(body, call)
             source = intake.source(request, intake.key(request, parameters) or decoded.write_key)
@@ -107,6 +106,8 @@ class Pixel:
             await intake.accept(request, source, call, decoded)
         except CollectorError as exc:
             if isinstance(exc, BadRequest):
+                if sent is None:
+                    sent = _WRITE_KEY.sub(r"\1***", request.query_string).encode()
                 intake.keep(request, exc, sent, source_name)
             metrics.refused.labels(exc.code).inc()
             metrics.pixels.labels(exc.code).inc()
@@ -115,14 +116,15 @@ class Pixel:
         return STORED
 
 
-def _body(query: str, parameters: dict[str, str]) -> bytes:
+def _body(request: Request, query: str, parameters: dict[str, str]) -> bytes:
     """The event in the address, as JSON."""
     found = _DATA.search(query)
     if found is None:
         if "=" not in query:
             raise BadRequest("missing_data", "the address has no data: add ?data=<base64 JSON>")
-        return msgspec.json.encode(nested(parameters, short=False))
-    return unbase64(unquote_to_bytes(found[1]))
+        return msgspec.json.encode(nested(parameters or request.query(), short=False))
+    data = found[1]
+    return unbase64(unquote_to_bytes(data) if "%" in data else data.encode(errors="replace"))
 
 
 def unbase64(data: bytes) -> bytes:

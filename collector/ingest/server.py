@@ -23,9 +23,10 @@ from urllib.parse import unquote
 from collector import metrics
 from collector.errors import BadRequest, Busy, CollectorError, ConfigError
 from collector.ingest.auth import Sources
+from collector.ingest.connection import Server
 from collector.ingest.intake import Intake
 from collector.ingest.pixel import Pixel, gif
-from collector.ingest.protocol import Reply, Request, Sent, Server
+from collector.ingest.protocol import Reply, Request, Sent
 from collector.ingest.sdk import Sdk
 from collector.ingest.settings import IngestSettings, SourceSettings
 from collector.ingest.tracking import CALLS, Tracking
@@ -150,8 +151,10 @@ class Ingest:
     # --- requests --------------------------------------------------------------------------
 
     async def _handle(self, request: Request) -> Sent:
+        methods = self._routes.get(request.path)
+        handler = None if methods is None else methods.get(request.method)
         try:
-            reply = await self._answer(request)
+            reply = await (self._other(request, methods) if handler is None else handler(request))
         except CollectorError as exc:
             metrics.refused.labels(exc.code).inc()
             reply = reply_to(exc)
@@ -168,19 +171,13 @@ class Ingest:
         metrics.pixels.labels(error.code).inc()
         return gif(error.code)
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _other(self, request: Request, methods: dict[str, Handler] | None) -> Reply:
+        """The answer to a request that no route takes."""
         path = request.path
-        methods = self._routes.get(path)
-        if methods is None:
-            return await self._other(request, path)
-        handler = methods.get(request.method)
-        if handler is not None:
-            return await handler(request)
-        if request.method == "OPTIONS":
-            return self._cors.preflight(request)
-        raise WrongMethod(methods)
-
-    async def _other(self, request: Request, path: str) -> Reply:
+        if methods is not None:
+            if request.method == "OPTIONS":
+                return self._cors.preflight(request)
+            raise WrongMethod(methods)
         for base in self._bases:
             rest = path.removeprefix(f"{base}/v1/projects/")
             if rest == path:

@@ -13,6 +13,7 @@ Source   Segment, "HTTP Tracking API"; recorded requests in tests/wire
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from collector import metrics
 from collector.errors import BadRequest
@@ -53,12 +54,9 @@ class Tracking:
     def handler(self, call: str) -> Callable[[Request], Awaitable[Reply]]:
         """The handler of *call*: BATCH or an event type."""
 
-        async def handle(request: Request) -> Reply:
-            return await self._take(request, call)
+        return partial(self._take, call)
 
-        return handle
-
-    async def _take(self, request: Request, call: str) -> Reply:
+    async def _take(self, call: str, request: Request) -> Reply:
         intake = self._intake
         body = await intake.body(request)
         began = time.perf_counter()
