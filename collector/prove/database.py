@@ -17,11 +17,9 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import asyncpg
-
 from collector.errors import CollectorError
 from collector.prove.ledger import Ids, Ledger
-from collector.store.postgres import Connection, Postgres, close, says, within
+from collector.store.postgres import CLIENT_ERRORS, Connection, Postgres, close, says, within
 
 ASK_SECONDS = 0.25
 ANSWER_SECONDS = 5.0
@@ -30,12 +28,7 @@ COUNT_ROWS = 20_000
 READ_ROWS = 10_000
 TRIES_MAX = 5
 TRY_SECONDS = 2.0
-TROUBLE = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # so asyncpg calls a connection that breaks in certain moments
-    OSError,
-)
+TROUBLE = (*CLIENT_ERRORS, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,5 +190,4 @@ class Database:
             detail = f"Postgres cannot be asked what is stored: {says(exc)}"
             raise CollectorError("postgres_trouble", detail) from exc
         finally:
-            with contextlib.suppress(asyncpg.InternalClientError):
-                await close(connection)
+            await close(connection)
