@@ -72,10 +72,11 @@ def damages(*short: Damage) -> pytest.MarkDecorator:
 
 
 async def fill(trial: Trial, process: CollectorProcess) -> None:
-    """Let events pile up in several files, all of them acknowledged; then the load pauses."""
+    """Let events pile up in several new files, all acknowledged; then the load pauses."""
+    before = len(journals(process.data_dir))
 
     async def several() -> bool:
-        return len(journals(process.data_dir)) >= 6
+        return len(journals(process.data_dir)) >= before + 7
 
     await until(several)
     await trial.ledger.finish()
