@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import IO
 
 from collector.errors import ConfigError
-from collector.store.programs import SHORT, Account, Programs, account_named, digest, private
+from collector.store.programs import (
+    SHORT,
+    Account,
+    Programs,
+    account_named,
+    digest,
+    newest_install,
+    private,
+)
 
 ROLE = "collector"
 DATABASE = "collector"
@@ -66,6 +74,17 @@ def socket_directory(directory: Path) -> Path:
     if os.path.exists(home) and os.path.exists(place):
         private(home, place.stat().st_uid)
     return home / "socket"
+
+
+def forget(directory: Path) -> None:
+    """Remove what was made elsewhere for the cluster in *directory*, which is not used again."""
+    place = Path(os.path.realpath(directory))
+    for left in (
+        SHORT / f"collector-socket-{digest(place)}",
+        SHORT / f"collector-programs-{digest(newest_install(), place)}",
+    ):
+        if left.exists():
+            shutil.rmtree(private(left, os.geteuid(), closed=0o022))
 
 
 class Cluster:
