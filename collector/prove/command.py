@@ -7,6 +7,7 @@ Progress goes to standard error, the verdict to standard output.
 """
 
 import asyncio
+import contextlib
 import secrets
 import shutil
 import signal
@@ -23,6 +24,7 @@ from collector.prove.faults import FAULTS
 from collector.prove.progress import Progress, Silence
 from collector.prove.run import Plan, Proof
 from collector.prove.verdict import Verdict
+from collector.store.cluster import forget
 from collector.store.embedded import dsn_of
 
 OWN_POSTGRES = tuple(fault for fault in FAULTS if fault.startswith("postgres-"))
@@ -236,4 +238,6 @@ async def _prove(plan: Plan, progress: Progress) -> Verdict:
 
 def _remove(directory: Path | None) -> None:
     if directory is not None:
+        with contextlib.suppress(OSError, ConfigError):
+            forget(directory / "data" / "postgres")
         shutil.rmtree(directory, ignore_errors=True)

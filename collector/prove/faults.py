@@ -20,7 +20,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from collector.prove.database import Database
 from collector.prove.instance import Instance
@@ -89,14 +89,13 @@ class Breaker:
         counts = Counter(fault.kind for fault in self.faults)
         return {kind: counts[kind] for kind in FAULTS if counts[kind]}
 
-    def longest(self, read: Callable[[Fault], float | None]) -> dict[str, float]:
-        """By kind, the longest of the times that *read* finds."""
-        found: dict[str, float] = {}
-        for fault in self.faults:
-            seconds = read(fault)
-            if seconds is not None:
-                found[fault.kind] = max(found.get(fault.kind, 0.0), seconds)
-        return found
+    def acknowledged_again(self) -> dict[str, float]:
+        """By kind, the longest time from a fault to the next acknowledgement."""
+        return _longest((fault.kind, fault.acknowledged_seconds) for fault in self.faults)
+
+    def stored_again(self) -> dict[str, float]:
+        """By kind, the longest time from a fault until more was stored."""
+        return _longest((fault.kind, fault.stored_seconds) for fault in self.faults)
 
     async def watch(self) -> None:
         """Look all the time what works again; CollectorError if the collector ended by itself."""
@@ -162,3 +161,11 @@ class Breaker:
         fault = Fault(kind, self._ledger.acknowledged)
         self.faults.append(fault)
         self._open.append(fault)
+
+
+def _longest(times: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for kind, seconds in times:
+        if seconds is not None:
+            found[kind] = max(found.get(kind, 0.0), seconds)
+    return {kind: found[kind] for kind in FAULTS if kind in found}

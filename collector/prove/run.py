@@ -21,13 +21,13 @@ import aiohttp
 import msgspec
 
 from collector.errors import CollectorError, ConfigError
-from collector.prove.database import Database, Found
+from collector.prove.database import Database
 from collector.prove.faults import FAULTS, Breaker
 from collector.prove.instance import Instance
 from collector.prove.ledger import Ledger
 from collector.prove.progress import Progress
 from collector.prove.sender import Pace, Sender
-from collector.prove.verdict import Verdict, audit, problems
+from collector.prove.verdict import Verdict, judge
 
 TICK_SECONDS = 0.1
 OURS_ANSWER_SECONDS = 3.0  # shorter than the longest pause: some requests are sent again meanwhile
@@ -125,7 +125,11 @@ class Proof:
             journal = status["journal"]["id"] if status is not None else None
             found = await self._database.reconcile(journal)
             self._database.stored = found.rows
-            verdict = self._judge(found, status)
+            verdict = judge(
+                self._ledger, found, self._breaker, status, problems_before=self._problems
+            )
+            verdict.url, verdict.seed = self._url, self._plan.seed
+            verdict.interrupted = self.interrupted
             verdict.seconds, verdict.settle_seconds = sent - began, settled - sent
             if self._instance is not None:
                 self._stage = "stopping"
@@ -241,53 +245,6 @@ class Proof:
                 "is lost may still come; a longer --wait would tell"
             )
         return status
-
-    def _judge(self, found: Found, status: dict[str, Any] | None) -> Verdict:
-        ledger, breaker = self._ledger, self._breaker
-        books: dict[str, int] | None = None
-        wrong: list[str] = []
-        if status is not None:
-            books, wrong = audit(status, ledger, found)
-        return Verdict(
-            run=ledger.run,
-            url=self._url,
-            seed=self._plan.seed,
-            seconds=0.0,
-            interrupted=self.interrupted,
-            sent=ledger.sent,
-            acknowledged=ledger.acknowledged,
-            resent=ledger.resent,
-            retries=ledger.retries,
-            refused=dict(ledger.refused),
-            stored=found.stored,
-            stored_unacknowledged=found.unasked,
-            duplicates_dropped=books["duplicate"] if books is not None else None,
-            rejected=dict(found.reasons),
-            lost=found.lost.count,
-            stored_twice=found.twice.count,
-            out_of_order=found.disordered.count,
-            altered=found.altered.count,
-            unknown=found.unknown.count,
-            faults=breaker.counts() if breaker is not None else {},
-            longest_silence_seconds=ledger.longest_silence_seconds,
-            acknowledged_again_seconds=(
-                breaker.longest(lambda fault: fault.acknowledged_seconds) if breaker else {}
-            ),
-            stored_again_seconds=(
-                breaker.longest(lambda fault: fault.stored_seconds) if breaker else {}
-            ),
-            settle_seconds=0.0,
-            seq_dense=not (found.seq_breaks or found.seq_missing),
-            books=books,
-            books_close=not wrong if books is not None else None,
-            problems=[
-                *self._problems,
-                *problems(
-                    ledger, found, ended=not self._problems, ordered=self._instance is not None
-                ),
-                *wrong,
-            ],
-        )
 
     # --- progress --------------------------------------------------------------------------
 

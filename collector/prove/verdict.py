@@ -5,12 +5,13 @@ Shapes   counts are of events unless they say otherwise; `books` is None where n
 Units    seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from collector.prove.database import Found
+from collector.prove.faults import Breaker
 from collector.prove.ledger import Ledger
 
 BOOKS = ("accepted", "stored", "duplicate", "rejected", "lost", "waiting")
@@ -20,10 +21,10 @@ class Verdict(msgspec.Struct, kw_only=True):
     """What was sent, what was found, and everything that is wrong with it."""
 
     run: str
-    url: str
-    seed: int
-    seconds: float  # of sending
-    interrupted: bool
+    url: str = ""
+    seed: int = 0
+    seconds: float = 0.0  # of sending
+    interrupted: bool = False
     sent: int
     acknowledged: int
     resent: int
@@ -42,7 +43,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     longest_silence_seconds: float
     acknowledged_again_seconds: dict[str, float]
     stored_again_seconds: dict[str, float]
-    settle_seconds: float  # from the end of sending until everything was stored
+    settle_seconds: float = 0.0  # from the end of sending until everything was stored
     seq_dense: bool
     books: dict[str, int] | None
     books_close: bool | None
@@ -116,6 +117,47 @@ class Verdict(msgspec.Struct, kw_only=True):
             yield "books close", f"{'?':>10}   only a collector of our own is asked"
 
 
+def judge(
+    ledger: Ledger,
+    found: Found,
+    breaker: Breaker | None,
+    status: dict[str, Any] | None,
+    *,
+    problems_before: Sequence[str],
+) -> Verdict:
+    """The verdict on what was *found*; *breaker* and *status* are of a collector of our own."""
+    books: dict[str, int] | None = None
+    wrong: list[str] = []
+    if status is not None:
+        books, wrong = audit(status, ledger, found)
+    said = problems(ledger, found, ended=not problems_before, ordered=breaker is not None)
+    return Verdict(
+        run=ledger.run,
+        sent=ledger.sent,
+        acknowledged=ledger.acknowledged,
+        resent=ledger.resent,
+        retries=ledger.retries,
+        refused=dict(ledger.refused),
+        stored=found.stored,
+        stored_unacknowledged=found.unasked,
+        duplicates_dropped=books["duplicate"] if books is not None else None,
+        rejected=dict(found.reasons),
+        lost=found.lost.count,
+        stored_twice=found.twice.count,
+        out_of_order=found.disordered.count,
+        altered=found.altered.count,
+        unknown=found.unknown.count,
+        faults=breaker.counts() if breaker else {},
+        longest_silence_seconds=ledger.longest_silence_seconds,
+        acknowledged_again_seconds=breaker.acknowledged_again() if breaker else {},
+        stored_again_seconds=breaker.stored_again() if breaker else {},
+        seq_dense=not (found.seq_breaks or found.seq_missing),
+        books=books,
+        books_close=not wrong if books is not None else None,
+        problems=[*problems_before, *said, *wrong],
+    )
+
+
 def problems(
     ledger: Ledger, found: Found, *, ended: bool = True, ordered: bool = True
 ) -> Iterator[str]:
@@ -128,26 +170,26 @@ def problems(
         yield "nothing was acknowledged, so nothing is proved"
     left = ledger.sent - ledger.acknowledged - sum(ledger.refused.values())
     if left and ended:
-        yield f"{left:,} events were sent and never acknowledged, though there was time"
+        yield f"{left:,} sent and never acknowledged, though there was time"
     if found.lost:
-        yield f"{found.lost.count:,} acknowledged events are not in Postgres: {found.lost}"
+        yield f"{found.lost.count:,} acknowledged and not in Postgres: {found.lost}"
     if found.lost and not found.stored:
         yield "none of them is there: is this the Postgres that the collector stores in?"
     if found.twice:
-        yield f"{found.twice.count:,} events are stored more than once: {found.twice}"
+        yield f"{found.twice.count:,} stored more than once: {found.twice}"
     if found.disordered and ordered:
         count = found.disordered.count
-        yield f"{count:,} events are stored after later ones of their sender: {found.disordered}"
+        yield f"{count:,} stored after a later one of the same sender: {found.disordered}"
     if found.altered:
-        yield f"{found.altered.count:,} events are not as they were sent: {found.altered}"
+        yield f"{found.altered.count:,} not as sent: {found.altered}"
     if found.unknown:
-        yield f"{found.unknown.count:,} stored events were never sent: {found.unknown}"
+        yield f"{found.unknown.count:,} stored and never sent: {found.unknown}"
     if found.rejected:
         why = f"{found.rejected} ({_words(found.reasons)})"
-        yield f"{found.rejected.count:,} faultless events are in rejected_events: {why}"
+        yield f"{found.rejected.count:,} faultless and in rejected_events: {why}"
     if ledger.refused:
         count = sum(ledger.refused.values())
-        yield f"{count:,} faultless events were turned down ({_words(ledger.refused)})"
+        yield f"{count:,} faultless and turned down ({_words(ledger.refused)})"
     if found.seq_breaks or found.seq_missing:
         yield (
             f"seq is not dense: it breaks in {found.seq_breaks:,} places, and the newest event is "

@@ -18,6 +18,7 @@ from aiohttp import web
 from click.testing import CliRunner
 
 from collector.__main__ import main
+from tests.conftest import PostgresServer
 from tests.process import CollectorProcess, free_port
 
 SECONDS_MAX = 60.0
@@ -185,6 +186,19 @@ def test_a_collector_that_ends_by_itself_is_a_failure(place: Path, dsn: str) -> 
     assert (directory / "collector.log").exists()
 
 
+def test_a_proof_that_is_killed_takes_its_collector_with_it(place: Path, dsn: str) -> None:
+    process = begin_sending(place, dsn)
+    child = child_of(process)
+    process.kill()
+    end(process)
+    until = time.monotonic() + SECONDS_MAX
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    (directory,) = place.iterdir()
+    assert "The collector stops" in (directory / "collector.log").read_text()
+    assert not Path(f"/proc/{child}").exists()
+
+
 # --- What must be found ------------------------------------------------------------------------
 
 
@@ -199,7 +213,7 @@ async def test_rows_that_vanish_are_lost(place: Path, dsn: str) -> None:
     assert not verdict["books_close"]
     lost, *_ = verdict["problems"]
     assert f"prove-{verdict['run']}-" in lost
-    assert "are not in Postgres" in lost
+    assert "acknowledged and not in Postgres: " in lost
     assert Path(verdict["evidence"], "verdict.json").exists()
 
 
@@ -322,6 +336,28 @@ async def test_a_database_that_holds_events_is_not_taken(place: Path, dsn: str) 
     assert "already holds 5 events" in ended.err
     ended = await asyncio.to_thread(prove, place, *against(dsn, "--yes-really"))
     assert (ended.status, ended.verdict["problems"]) == (0, [])
+
+
+async def test_a_role_that_may_only_read_is_enough(
+    collector: CollectorProcess, postgres: PostgresServer, place: Path
+) -> None:
+    collector.post("/v1/track", {"userId": "u", "event": "First"})
+    collector.wait_until_stored()
+    await postgres.execute("create role reader login")
+    await execute(
+        collector.dsn,
+        "grant usage on schema collector to reader; "
+        "grant select on all tables in schema collector to reader",
+    )
+    dsn = collector.dsn.replace("collector@", "reader@")
+    ended = await asyncio.to_thread(prove, place, *theirs(collector), "--json", "--dsn", dsn)
+    await execute(
+        collector.dsn,
+        "revoke all on all tables in schema collector from reader; "
+        "revoke all on schema collector from reader",
+    )
+    await postgres.execute("drop role reader")
+    assert (ended.status, ended.verdict["problems"]) == (0, []), ended.err
 
 
 def test_a_database_of_no_collector_is_told(place: Path, empty_dsn: str) -> None:

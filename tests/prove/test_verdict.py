@@ -69,14 +69,14 @@ def test_what_was_never_answered_is_a_problem() -> None:
     made.take(1, 7)
     assert not list(problems(made, found(), ended=False))
     (problem,) = problems(made, found())
-    assert "7 events were sent and never acknowledged" in problem
+    assert "7 sent and never acknowledged" in problem
 
 
 def test_what_was_turned_down_is_a_problem() -> None:
     made = ledger()
     made.acknowledge(made.take(1, 5), {0: "plan", 4: "plan"})
     (problem,) = problems(made, found())
-    assert problem == "2 faultless events were turned down (plan 2)"
+    assert problem == "2 faultless and turned down (plan 2)"
     assert made.acknowledged == EVENTS + 3
 
 
