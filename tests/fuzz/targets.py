@@ -127,7 +127,7 @@ def pixel(data: bytes) -> None:
         return
     request = object.__new__(Request)  # it asks for nothing but the query
     request.query_string = "".join(chr(byte & 127) for byte in data[1:])
-    parameters = request.query()
+    parameters = request.query() if data[0] % 2 or "&" in request.query_string else {}
     try:
         if data[0] % 2:
             members = nested(parameters, short=True)
@@ -135,7 +135,7 @@ def pixel(data: bytes) -> None:
             body = msgspec.json.encode(members)
         else:
             call = CALLS[1 + data[0] // 2 % 6]
-            body = _body(request.query_string, parameters)
+            body = _body(request, request.query_string, parameters)
         decoded = finished(_decoder.decode(body, call))
     except BadRequest:
         return
