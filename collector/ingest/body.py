@@ -31,6 +31,7 @@ class InFlight:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
+        metrics.in_flight.set_function(lambda: self._bytes)
 
     def take(self, size: int) -> None:
         """Count *size* bytes in, or raise Busy."""
@@ -41,12 +42,10 @@ class InFlight:
                 retry_after_seconds=2,
             )
         self._bytes += size
-        metrics.in_flight.set(self._bytes)
 
     def give(self, size: int) -> None:
         """Count *size* bytes out again."""
         self._bytes -= size
-        metrics.in_flight.set(self._bytes)
 
 
 def too_large(bytes_max: int) -> BadRequest:

@@ -14,15 +14,16 @@ Errors   BadRequest for a body that can never be read; what is wrong with a sing
 """
 
 import asyncio
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from collector import metrics
 from collector.errors import BadRequest
 from collector.event import (
     BATCH,
+    Beside,
     BriefWireEvent,
     Outline,
     Problem,
@@ -33,7 +34,7 @@ from collector.event import (
 from collector.ingest.coerce import coerce, coerce_time
 from collector.ingest.settings import IngestSettings
 from collector.leniency import Unreadable, doubtful, repair, split
-from collector.refine import Limits, problem_of
+from collector.refine import Limits, lack_of, problem_of
 
 THREAD_BYTES = 256 << 10  # reading more than this leniently leaves the loop alone
 LARGE_BYTES = 1 << 20  # reading more than this at all does
@@ -42,11 +43,31 @@ OBJECTS_PER_EVENT = 20  # of so many at most a large batch is read in one go
 REFUSED_DATA_BYTES = 65_536  # of an event that is refused, so much is kept
 BATCH_DEPTH = 2  # the brackets around the events of a batch
 
+
+class _Object(msgspec.Struct, gc=False):
+    """An object of which nothing is read."""
+
+
+_ObjectOrNothing = _Object | Annotated[list[Any], Meta(max_length=0)] | None  # PHP's {} is []
+
+
+class _PlainEvent(BriefWireEvent, gc=False):
+    """A wire event of which only the ids are read: nothing about its objects need be asked."""
+
+    context: _ObjectOrNothing = None  # type: ignore[assignment]
+    properties: _ObjectOrNothing = None  # type: ignore[assignment]
+    traits: _ObjectOrNothing = None  # type: ignore[assignment]
+    integrations: _ObjectOrNothing = None  # type: ignore[assignment]
+
+
+class _PlainBatch(Beside, gc=False, kw_only=True):
+    batch: list[_PlainEvent]
+
+
 _decode_event = msgspec.json.Decoder(WireEvent).decode
 _decode_brief = msgspec.json.Decoder(BriefWireEvent).decode
 _decode_batch = msgspec.json.Decoder(WireBatch).decode
-
-
+_decode_plain_batch = msgspec.json.Decoder(_PlainBatch).decode
 _decode_outline = msgspec.json.Decoder(Outline).decode
 
 # UnicodeDecodeError is a ValueError; msgspec's own errors are too.
@@ -90,7 +111,8 @@ class Decoder:
         # Nothing may become millions of objects before it is found to be too much.
         if call != BATCH and len(body) > settings.event_bytes_max:
             raise ValueError
-        if body.count(b"{") > OBJECTS_PER_EVENT * settings.batch_events_max:
+        objects_max = OBJECTS_PER_EVENT * settings.batch_events_max
+        if len(body) > objects_max and body.count(b"{") > objects_max:
             raise ValueError
         own = BATCH_DEPTH if call == BATCH else 0
         if doubtful(body, depth_max=settings.depth_max + own):
@@ -99,7 +121,11 @@ class Decoder:
             event = _decode_brief(body)
             problem = problem_of(event, call, self._limits)
             return Decoded(body, event.writeKey, 1, [], [(0, problem)] if problem else [])
-        batch = _decode_batch(body)
+        batch: _PlainBatch | WireBatch
+        try:
+            batch = _decode_plain_batch(body)
+        except msgspec.ValidationError:
+            batch = _decode_batch(body)
         events = batch.batch
         if len(events) > settings.batch_events_max:
             raise ValueError
@@ -108,12 +134,11 @@ class Decoder:
             outline = _decode_outline(body).batch
             if any(len(memoryview(event)) > settings.event_bytes_max for event in outline):
                 raise ValueError
-        limits = self._limits
-        problems = [
-            (index, problem)
-            for index, event in enumerate(events)
-            if (problem := problem_of(event, event.type, limits)) is not None
-        ]
+        if isinstance(batch, _PlainBatch):
+            found = [lack_of(event, event.type) for event in batch.batch]
+        else:
+            found = [problem_of(event, event.type, self._limits) for event in batch.batch]
+        problems = [(index, problem) for index, problem in enumerate(found) if problem is not None]
         key = batch.writeKey or next((e.writeKey for e in events if e.writeKey), None)
         return Decoded(body, key, len(events), [], problems)
 

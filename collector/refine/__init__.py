@@ -5,6 +5,6 @@ Pure functions: refining the same envelope again gives the same events.
 """
 
 from collector.refine.pipeline import refine
-from collector.refine.problem import Limits, problem_of
+from collector.refine.problem import Limits, lack_of, problem_of
 
-__all__ = ["Limits", "problem_of", "refine"]
+__all__ = ["Limits", "lack_of", "problem_of", "refine"]

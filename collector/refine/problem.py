@@ -37,6 +37,18 @@ class Limits(NamedTuple):
 
 def problem_of(event: WireEvent, kind: str | None, limits: Limits) -> Problem | None:
     """Why *event* of type *kind* cannot be taken, or None."""
+    if problem := lack_of(event, kind):
+        return problem
+    for raw in (event.properties, event.context, event.traits, event.integrations):
+        if raw is not NOTHING and memoryview(raw)[0] not in _OBJECT_OR_NULL:
+            return _no_object(event) or _too_long(event, limits)
+    if isinstance(event, BriefWireEvent):
+        return None
+    return _too_long(event, limits)
+
+
+def lack_of(event: WireEvent, kind: str | None) -> Problem | None:
+    """What an event of type *kind* needs and *event* does not have, or None."""
     if kind == "track":
         if not event.event:
             return _MISSING_EVENT
@@ -50,12 +62,7 @@ def problem_of(event: WireEvent, kind: str | None, limits: Limits) -> Problem | 
             return _MISSING_USER
         if _empty(event.previousId) and _empty(event.anonymousId):
             return _MISSING_PREVIOUS
-    for raw in (event.properties, event.context, event.traits, event.integrations):
-        if raw is not NOTHING and memoryview(raw)[0] not in _OBJECT_OR_NULL:
-            return _no_object(event) or _too_long(event, limits)
-    if isinstance(event, BriefWireEvent):
-        return None
-    return _too_long(event, limits)
+    return None
 
 
 def _empty(value: str | int | None) -> bool:
