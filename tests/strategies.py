@@ -5,6 +5,7 @@ import uuid
 
 from hypothesis import strategies as st
 
+from collector.event import BATCH
 from tests.poisons import FIELDS, INSIDE_CONTEXT
 
 Bodies = st.SearchStrategy[bytes]
@@ -100,9 +101,6 @@ anything = json_of(rotten, untidy)
 
 # --- events as senders write them, and as they should not -----------------------------------------
 
-types = st.sampled_from(
-    [b'"track"', b'"identify"', b'"page"', b'"screen"', b'"group"', b'"alias"', b'"nothing"']
-)
 times = st.one_of(
     st.datetimes().map(lambda at: json.dumps(at.isoformat() + "Z").encode()),
     st.sampled_from(
@@ -154,18 +152,34 @@ def contexts(leaf: Bodies) -> Bodies:
     )
 
 
+BEGINNINGS = (
+    b"",
+    b'"type":"track","event":"Order Completed",',
+    b'"type":"track","event":"E","userId":"u",',
+    b'"type":"identify","userId":"u","traits":{"a":1},',
+    b'"type":"page","messageId":"m","anonymousId":"a",',
+    b'"type":"group","groupId":"g",',
+    b'"type":"alias","userId":"u","previousId":"p",',
+)
+
+
 def events_of(leaf: Bodies) -> Bodies:
     """One event as text: right for the most part, each member of it wrong at times."""
     ids = ("messageId", "userId", "anonymousId", "groupId", "previousId")
-    return members(
-        named(("type",), types),
-        named((*ids, "event", "name", "category"), brief),
+    rest = members(
+        named((*ids, "name", "category"), brief),
         named((*ids, "event", "name", "category"), brief | long),
         named(("timestamp", "originalTimestamp", "sentAt"), times),
         named(("context",), contexts(leaf)),
         named(("properties", "traits", "integrations"), objects(leaf)),
+        named(("channel", "_metadata", "unknown"), leaf),
         named(FIELDS, leaf),
         st.tuples(quoted, leaf),
+    )
+    return st.builds(
+        lambda first, more: b"{" + (first[:-1] if more == b"{}" else first) + more[1:],
+        st.sampled_from(BEGINNINGS),
+        rest,
     )
 
 
@@ -185,11 +199,30 @@ def batches_of(event: Bodies, leaf: Bodies) -> Bodies:
     return st.builds(batch, st.lists(event, max_size=4), st.lists(beside, max_size=3))
 
 
-valid = json_of()
+# Cheaper than values made anew, which fill most of an event with what nobody looks at.
+samples = st.sampled_from(
+    [b"true", b"null", b"0", b"-1.5e3", b'""', b'"a"', b"[]", b"{}", b'{"a":1}', b"[[]]", b'"\\\\"',
+     b'{"a":{"b":[1,null,"x"]},"c":1.10}', b"[1, 2 ,3]", b' {"a" : 1 } ', b"9007199254740993",
+     b'"\\ud83d\\ude00"', '"Größe 😀"'.encode(), b'{"a":1,"a":2}', b'{"":0}', b"[{}]", b"7" * 300,
+     b'{"type":"track","batch":[]}', b'"2026-01-01"', b'{"utm_source":"x"}']
+)  # fmt: skip
+valid = samples | numbers | quoted
+wrong = samples | rotten | untidy | numbers
 valid_events = events_of(valid)
 valid_bodies = valid_events | batches_of(valid_events, valid)
-any_events = events_of(anything)
-any_bodies = any_events | batches_of(any_events | anything, anything) | anything
+any_events = events_of(wrong)
+any_bodies = any_events | batches_of(any_events | wrong, wrong)
+
+
+def requests_of(event: Bodies, leaf: Bodies) -> st.SearchStrategy[tuple[str, bytes]]:
+    """A call, and a body that is meant for it."""
+    return st.tuples(st.sampled_from(["identify", "page", "screen"]), event) | st.tuples(
+        st.just(BATCH), batches_of(event, leaf)
+    )
+
+
+valid_requests = requests_of(valid_events, valid)
+any_requests = requests_of(any_events, wrong)
 
 
 @st.composite
