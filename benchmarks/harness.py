@@ -71,6 +71,27 @@ def bare_server() -> Iterator[int]:
             process.terminate()
 
 
+@contextlib.contextmanager
+def nginx(directory: Path) -> Iterator[int]:
+    """The port of an nginx with one worker that answers every request with an empty GIF."""
+    port = free_port()
+    config = directory / "nginx.conf"
+    config.write_text(
+        f"""
+        daemon off; worker_processes 1; worker_cpu_affinity 01; pid {directory}/nginx.pid;
+        error_log {directory}/nginx-error.log; events {{ worker_connections 1024; }}
+        http {{ access_log {directory}/nginx-access.log; keepalive_requests 100000000;
+            server {{ listen 127.0.0.1:{port}; location / {{ empty_gif; }} }} }}
+        """
+    )
+    with subprocess.Popen(["nginx", "-c", str(config), "-p", str(directory)]) as process:
+        try:
+            time.sleep(1.0)
+            yield port
+        finally:
+            process.terminate()
+
+
 def fsyncs(directory: Path, size: int, seconds: float) -> tuple[float, float]:
     """Appending *size* bytes and fdatasync, again and again: how often a second, and p99 in s."""
     data = os.urandom(size)

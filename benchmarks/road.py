@@ -15,7 +15,7 @@ import asyncpg
 
 from benchmarks.bare_copy import bare_copy
 from benchmarks.edge import Row
-from benchmarks.harness import NOWHERE, collector, load
+from benchmarks.harness import NOWHERE, collector, cpu_seconds, load, rss_bytes
 from tests.process import CollectorProcess
 
 POLL_SECONDS = 0.05
@@ -66,6 +66,29 @@ def end_to_end(seconds: float) -> Row:
         "ratio": ours / bare,
         "acknowledged_per_second": sent["per_second"],
         "stored_beside_the_load_per_second": under_load,
+    }
+
+
+def idle(seconds: float) -> Row:
+    """What the collector process takes while nothing comes in; it is Postgres that costs more."""
+    with (
+        tempfile.TemporaryDirectory(prefix="cb") as directory,
+        collector(Path(directory) / "data") as process,
+    ):
+        process.wait_until_stored()
+        time.sleep(3.0)
+        before = cpu_seconds(process.pid)
+        time.sleep(seconds)
+        share = (cpu_seconds(process.pid) - before) / seconds
+        megabytes = rss_bytes(process.pid) / 1e6
+    return {
+        "what": "idle: memory of the collector process, MB",
+        "limit": "80 MB, the aim",
+        "ours": megabytes,
+        "bare": 80.0,
+        "ratio": megabytes / 80.0,
+        "lower_is_better": True,
+        "cpu_percent": 100 * share,
     }
 
 
