@@ -109,6 +109,11 @@ class Journal(Protocol):
     async def totals_at(self, position: int) -> Totals:
         """Events of all frames up to *position*, by source."""
 
+    def tell(self, position: int, totals: Totals) -> None:
+        """Hear from the store's books how many events all frames up to *position* held, by source:
+        believed where the files do not tell any more, because they are damaged or gone.
+        """
+
     def forget(self, position: int) -> None:
         """Let go of frames up to *position*, which are stored: after `keep_seconds`, or sooner
         when room is needed. To be told after opening too, since what is stored is not on disk.

@@ -258,7 +258,15 @@ class FileJournal:
         """Events of all frames up to *position*, by source, as far as the files still tell."""
         if position >= self._end:
             return self.accepted
-        return await self._look(partial(self._reader.totals_at, self._space.segments, position))
+        return await self._look(partial(self._totals_at, self._space.segments, position))
+
+    def _totals_at(self, segments: list[Segment], position: int) -> Totals:
+        self._directory.reach()  # what is away with its disk can be asked later
+        return self._reader.totals_at(segments, position)
+
+    def tell(self, position: int, totals: Totals) -> None:
+        """Hear how many events all frames up to *position* held, for where no file tells."""
+        self._reader.tell(position, totals)
 
     def forget(self, position: int) -> None:
         """Let go of frames up to *position*, `keep_seconds` from now or when room is needed."""

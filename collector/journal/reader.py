@@ -110,6 +110,17 @@ class Reader:
     def __init__(self) -> None:
         self._walk = Walk(-1, None)  # where the last read ended
         self._asked = Walk(-1, None)  # where totals were asked for last
+        self._told: tuple[int, Totals] = (-1, {})  # a position, and the events up to there
+
+    def tell(self, position: int, totals: Totals) -> None:
+        """Hear from the store how many events all frames up to *position* held."""
+        self._told = position, totals
+
+    def _believe(self, walk: Walk) -> None:
+        """Take what was told for what the files on the way to *walk* do not tell any more."""
+        position, totals = self._told
+        if walk.position == position and (walk.totals is None or walk.lost_frames):
+            walk.totals = dict(totals)
 
     def read(self, segments: Sequence[Segment], after: int, end: int, bytes_max: int) -> Reading:
         """The records behind *after*, up to *end*, until they are *bytes_max* or more."""
@@ -118,6 +129,7 @@ class Reader:
             walk = walk_to(segments, after)
             if walk.segment is None and self._walk.position == after:
                 walk.totals = self._walk.totals  # the file it was in was let go of
+            self._believe(walk)
         walk.lost_frames, walk.lost_events = 0, {}
         records: list[Record] = []
         size = 0
@@ -138,5 +150,6 @@ class Reader:
                 walk = walk_to(segments, position)
             for _ in walk.to(position, segments):
                 pass
+            self._believe(walk)
             self._asked = walk
         return dict(walk.totals or {})

@@ -73,6 +73,10 @@ class Books:
         )
         self._outcomes = entries
         self._baseline = Counter(msgspec.json.decode(baseline or "{}", type=dict[str, int]))
+        counted = self._baseline.copy()
+        for (source, _, _), events in entries.items():
+            counted[source] += events
+        self._journal.tell(position, dict(counted))
         self._passed = Counter(await self._journal.totals_at(position))
         self.known = True
 

@@ -181,6 +181,7 @@ class Cursor:
                 self._compare()
             log.info("A journal begins in this Postgres", extra={"journal": journal.id})
         journal.forget(start)
+        baseline = await journal.totals_at(start)  # first: if it fails, nothing was claimed
         epoch = claim.epoch + 1 if claim.journal == journal.id else 1
         await self._save(Claim(journal.id, epoch, start))
         await connection.execute(
@@ -189,7 +190,7 @@ class Cursor:
             journal.id,
             start,
             epoch,
-            msgspec.json.encode(await journal.totals_at(start)).decode(),
+            msgspec.json.encode(baseline).decode(),
             socket.gethostname(),
         )
         self._opened = True

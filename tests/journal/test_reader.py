@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from collector.errors import JournalError
-from collector.journal import Journal, Reading
+from collector.journal import FileJournal, Frame, Journal, JournalSettings, Reading
 from collector.journal.reader import Reader
 from collector.journal.segment import HEAD, Segment
 
@@ -472,3 +472,21 @@ async def test_a_disk_that_cannot_be_read_is_said_and_not_taken_for_damage(
             reading = await read_all(journal, after)
             check(reading, set(), after)
             assert reading.lost_events == {}
+
+
+async def test_what_the_store_tells_counts_where_the_file_behind_the_cursor_is_gone(
+    tmp_path: Path,
+) -> None:
+    """Else what was stored out of that file would be counted as lost."""
+    journal = await FileJournal.open(tmp_path, JournalSettings())
+    for _ in range(10):
+        await journal.append(Frame(b"x", "shop", 3))
+    next(tmp_path.glob("*.journal")).unlink()
+    with pytest.raises(JournalError):
+        await journal.append(Frame(b"y", "shop", 3))  # the file was noticed to be gone
+    await journal.append(Frame(b"z", "shop", 3))
+    journal.tell(4, {"shop": 12})
+    assert await journal.totals_at(4) == {"shop": 12}
+    reading = await journal.read(4, 1000)
+    assert (reading.end, reading.lost_frames, reading.lost_events) == (11, 6, {"shop": 18})
+    await journal.close()
