@@ -29,11 +29,17 @@ def dsn_there(server: Server, server_database: str) -> str:
 async def trouble(process: CollectorProcess, *words: str) -> None:
     """Wait until the collector says what is wrong, in one of these words."""
 
+    text = ""
+
     async def said() -> bool:
+        nonlocal text
         text = (await asyncio.to_thread(process.status))["store"]["trouble"] or ""
         return any(word in text for word in words)
 
-    await until(said)
+    try:
+        await until(said)
+    except TimeoutError:
+        raise AssertionError(f"it says {text!r}\n{process.output()[-3000:]}") from None
 
 
 async def test_ingest_goes_on_while_postgres_is_restarted_or_stopped(

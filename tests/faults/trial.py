@@ -137,7 +137,7 @@ class Trial:
         for process, status in zip(self.processes, facts, strict=True):
             assert_books_close(status, lost=count.lost)
             if self.anomalies is not None:
-                assert status["anomalies"] == self.anomalies
+                assert status["anomalies"] == self.anomalies, process.output()[-3000:]
             said, _, traceback = process.output().partition("Traceback")
             assert not traceback or self.defects, said[-500:] + traceback[:4000]
         if self.anomalies is not None:  # else the journal is another one, with books of its own
