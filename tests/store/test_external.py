@@ -186,8 +186,8 @@ async def test_a_collector_that_is_cut_off_in_mid_copy_frees_the_others_soon(
 SEND = """
 import sys, urllib.request
 headers = {"Content-Type": "application/json", "Authorization": "Basic ZGVtbzo="}
-url = "http://127.0.0.1:8080/v1/track"
-urllib.request.urlopen(urllib.request.Request(url, sys.argv[1].encode(), headers))
+track = "http://127.0.0.1:8080/v1/track"
+urllib.request.urlopen(urllib.request.Request(track, sys.argv[1].encode(), headers))
 """
 
 
