@@ -154,6 +154,41 @@ async def test_a_journal_whose_files_were_all_deleted_goes_on(
             await trial.recovers(process, time.monotonic())
 
 
+@pytest.mark.parametrize("ends", ["stopped", pytest.param("killed", marks=pytest.mark.long)])
+async def test_a_stored_event_is_not_lost_when_the_file_it_was_in_is(
+    collectors: MakeProcess, trials: Trials, proxy: Proxy, ends: str
+) -> None:
+    """All files go while the collector is down, and half of what they held had been stored."""
+    process = collectors(proxy.dsn, STORE_DRAIN_SECONDS="0")
+    await asyncio.to_thread(process.start)
+    name = f"journal files deleted that were stored in part, collector {ends}"
+    async with trials(name, process, again=0) as trial:
+        trial.loses = True
+        trial.anomalies = {"cursor_before_oldest": 1}  # since the last start
+        for _ in trial.rounds(1, 5):
+            proxy.refusing = False
+            trial.ledger.start()
+            await trial.recovers(process, time.monotonic())
+            proxy.refusing = True
+            proxy.reset()
+            await trial.load(0.5, 1.0)
+            await trial.ledger.finish()
+            files = journals(process.data_dir)
+            if ends == "stopped":
+                await asyncio.to_thread(process.stop)
+            else:
+                process.kill()
+                await asyncio.to_thread(process.start)
+                await trial.ledger.probe()  # into a file of its own, which tells what was before
+                process.kill()
+            for file in files:
+                file.unlink()
+            proxy.refusing = False
+            since = time.monotonic()
+            await asyncio.to_thread(process.start)
+            await trial.recovers(process, since)
+
+
 async def test_a_journal_whose_directory_is_away_for_a_while_loses_nothing(
     collectors: MakeProcess, trials: Trials, proxy: Proxy
 ) -> None:
