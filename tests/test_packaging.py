@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -80,6 +81,24 @@ def test_a_lock_file_keeps_to_pyproject(lock: str) -> None:
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, "make lock"
 
 
+def test_the_fuzzers_lock_file_has_pins_and_hashes_for_every_python() -> None:
+    text = (REPOSITORY / "requirements-fuzz.lock").read_text()
+    assert [
+        line for line in text.splitlines() if not (PINNED.match(line) or HASH.match(line))
+    ] == []
+    conditions = [match[3] for line in text.splitlines() if (match := PINNED.match(line))]
+    for minor in range(11, 15):
+        machine = {
+            "python_full_version": f"3.{minor}.1",
+            "platform_machine": "x86_64",
+            "sys_platform": "linux",
+        }
+        suited = [
+            Marker(condition.removeprefix(" ; ")).evaluate(machine) for condition in conditions
+        ]
+        assert sum(suited) == 1, minor
+
+
 def test_what_is_tested_is_what_runs() -> None:
     runtime, dev = map(pins, LOCKS)
     assert {name: dev.get(name) for name in runtime} == runtime
@@ -93,7 +112,7 @@ def test_what_builds_the_project_is_locked() -> None:
 # --- Scripts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["scripts/venv", "scripts/debian", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/venv", "scripts/debian", "scripts/fuzz", ".ci/run"])
 def test_a_script_can_be_read_by_its_shell(script: str) -> None:
     path = REPOSITORY / script
     assert path.stat().st_mode & 0o111
@@ -102,7 +121,7 @@ def test_a_script_can_be_read_by_its_shell(script: str) -> None:
 
 
 def test_make_knows_its_verbs() -> None:
-    verbs = ("run", "test", "check", "bench", "lock", "clean")
+    verbs = ("run", "test", "check", "bench", "fuzz", "lock", "clean")
     shown = run(program("make"), "-C", REPOSITORY, "--dry-run", *verbs)
     assert "collector run" in shown
     assert "pytest" in shown

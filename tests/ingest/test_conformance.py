@@ -629,8 +629,13 @@ async def test_no_answer_tells_what_it_was_made_with(edge: Edge) -> None:
 
 @pytest.mark.parametrize("failure", [RuntimeError("secret"), TimeoutError("secret"), OSError(5)])
 @pytest.mark.parametrize("method", ["POST", "GET"])
+@pytest.mark.parametrize("headers", [{}, {"Connection": "close"}])  # with a task and without
 async def test_a_failure_inside_is_500_and_tells_nothing(
-    edge: Edge, failure: Exception, method: str, caplog: pytest.LogCaptureFixture
+    edge: Edge,
+    failure: Exception,
+    method: str,
+    headers: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Never a 4xx, which tells the sender to drop its events; an image stays one."""
 
@@ -639,7 +644,7 @@ async def test_a_failure_inside_is_500_and_tells_nothing(
 
     edge.ingest._journal.append = append  # type: ignore[method-assign,assignment]
     target = "/v1/track" if method == "POST" else "/px.gif?wk=demo&e=E"
-    answer = await edge.send(encode(method, target, AUTHORIZATION, EVENT))
+    answer = await edge.send(encode(method, target, AUTHORIZATION | headers, EVENT))
     if method == "GET":
         assert (answer.status, answer.header("Content-Type")) == (200, "image/gif")
         assert answer.header("X-Collector") == "internal_error"

@@ -245,6 +245,8 @@ def test_a_campaign_is_what_the_address_says(parameters: dict[str, str]) -> None
     clicks = {name: text for name, text in texts.items() if name.endswith("clid") and text}
     assert found.get("campaign", {}) == utm
     assert found.get("clickIds", {}) == clicks
+    own = {"page": {"url": url}, "campaign": {"name": "own"}, "clickIds": {"x": "own"}}
+    assert context(one(track(context=own))) == own
 
 
 @given(st.text(max_size=100))
