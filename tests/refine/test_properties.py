@@ -89,6 +89,7 @@ def test_refining_again_gives_the_same_and_what_postgres_takes(envelope: Envelop
             assert isinstance(result, Rejection)
 
 
+@settings(max_examples=25)
 @given(envelopes, st.sampled_from([b"true", b"false"]))
 def test_where_an_event_stands_in_its_batch_changes_nothing_but_its_made_up_ids(
     envelope: Envelope, more: bytes
