@@ -9,7 +9,7 @@ from tests.faults.trial import Form
 from tests.proxy import Proxy
 
 MEMORY_BYTES_MAX = 250_000_000
-SHORT_BYTES, LONG_BYTES = 200_000_000, 3_000_000_000
+SHORT_BYTES, LONG_BYTES = 120_000_000, 3_000_000_000
 
 
 async def test_a_backlog_is_kept_and_stored_in_order_when_postgres_is_back(

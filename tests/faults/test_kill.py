@@ -42,7 +42,7 @@ async def test_a_postgres_that_is_killed_at_any_moment_loses_nothing(
     await asyncio.to_thread(process.start)
     await asyncio.to_thread(process.wait_until_stored)
     async with trials("kill -9 of the embedded Postgres", process) as trial:
-        for _ in trial.rounds(3, 50):
+        for _ in trial.rounds(2, 50):
             await trial.load(0.0, 1.0)
             while not kill(postmaster(process)):
                 await asyncio.sleep(0.01)
@@ -56,7 +56,7 @@ async def test_a_process_of_postgres_that_is_killed_at_any_moment_loses_nothing(
     await asyncio.to_thread(process.start)
     await asyncio.to_thread(process.wait_until_stored)
     async with trials("kill -9 of any process of the embedded Postgres", process) as trial:
-        for _ in trial.rounds(3, 50):
+        for _ in trial.rounds(2, 50):
             await trial.load(0.0, 1.0)
             while not kill(trial.dice.choice(children(postmaster(process)) or [0])):
                 await asyncio.sleep(0.01)

@@ -60,7 +60,7 @@ async def test_two_collectors_store_together_while_one_is_killed(
     await asyncio.gather(*(asyncio.to_thread(process.wait_until_stored) for process in both))
     async with following(empty_dsn) as seen:
         async with trials("kill -9 of one of two collectors", *both) as trial:
-            for number in trial.rounds(3, 50):
+            for number in trial.rounds(2, 50):
                 await trial.load(0.2, 1.0)
                 process = both[number % 2]
                 process.kill()

@@ -47,7 +47,7 @@ async def test_ingest_goes_on_while_postgres_is_stopped(
     await asyncio.to_thread(process.start)
     await asyncio.to_thread(process.wait_until_stored)
     async with trials("SIGSTOP and SIGCONT of the embedded Postgres", process) as trial:
-        for _ in trial.rounds(2, 20):
+        for _ in trial.rounds(1, 20):
             await trial.load(0.2, 1.0)
             stopped[:] = family(postmaster(process))
             for pid in stopped:
@@ -93,7 +93,7 @@ async def test_a_collector_that_is_told_to_end_while_it_starts_ends_and_loses_no
     process = collectors(STORE_DRAIN_SECONDS="1")
     await asyncio.to_thread(process.start)
     async with trials("SIGTERM during start, migration, recovery", process) as trial:
-        for number in trial.rounds(3, 40):
+        for number in trial.rounds(2, 40):
             await trial.load(0.0, 1.5)
             if number % 2:
                 await ends(process)
