@@ -31,7 +31,7 @@ async def test_a_clock_that_is_set_loses_nothing(
     monkeypatch.undo()
     await asyncio.to_thread(process.start)
     async with trials("clock set back and forward", process) as trial:
-        for number in trial.rounds(2, 30):
+        for number in trial.rounds(1, 30):
             await trial.load(0.3, 0.8)
             clock.write_text(JUMPS[number % len(JUMPS)])
             await trial.load(1.2, 1.5)  # it is looked at once a second

@@ -209,7 +209,7 @@ async def test_a_journal_whose_directory_is_away_for_a_while_loses_nothing(
                 return "journal's files cannot be read" in (facts["store"]["trouble"] or "")
 
             await until(said)
-            await trial.load(2.0, 3.0)
+            await trial.load(1.0, 2.0)
             assert process.output().count("The journal cannot be read now") == number + 1
             (process.data_dir / "elsewhere").rename(journal)
             await trial.recovers(process, time.monotonic())

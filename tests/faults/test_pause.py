@@ -22,7 +22,7 @@ async def test_a_collector_that_is_stopped_for_a_while_goes_on(
     process = collectors(empty_dsn)
     await asyncio.to_thread(process.start)
     async with trials("SIGSTOP and SIGCONT of the collector", process) as trial:
-        for _ in trial.rounds(2, 20):
+        for _ in trial.rounds(1, 20):
             await trial.load(0.2, 1.0)
             process.signal(signal.SIGSTOP)
             await trial.load(0.5, 3.0)
@@ -78,7 +78,7 @@ async def test_a_collector_that_is_told_to_end_under_load_ends_and_loses_nothing
     await asyncio.to_thread(process.start)
     name = "embedded" if embedded else "another's"
     async with trials(f"SIGTERM under load, Postgres is {name}", process) as trial:
-        for _ in trial.rounds(2, 20):
+        for _ in trial.rounds(1, 20):
             await trial.load(0.3, 1.5)
             await ends(process)
             since = time.monotonic()
@@ -93,7 +93,7 @@ async def test_a_collector_that_is_told_to_end_while_it_starts_ends_and_loses_no
     process = collectors(STORE_DRAIN_SECONDS="1")
     await asyncio.to_thread(process.start)
     async with trials("SIGTERM during start, migration, recovery", process) as trial:
-        for number in trial.rounds(2, 40):
+        for number in trial.rounds(1, 40):
             await trial.load(0.0, 1.5)
             if number % 2:
                 await ends(process)
