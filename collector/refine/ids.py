@@ -18,16 +18,15 @@ from collector.refine.draft import Draft
 def ids(draft: Draft) -> None:
     """Set the five ids of the event."""
     wire, event, call = draft.wire, draft.event, draft.call
-    message_id = wire.messageId
-    event.message_id = (
-        str(message_id)
-        if message_id is not None and message_id != ""
-        else f"srv-{call.envelope.seed.hex()}-{draft.index}"
-    )
-    event.user_id = _text(wire.userId)
-    event.anonymous_id = _text(wire.anonymousId)
-    event.group_id = _text(wire.groupId)
-    event.previous_id = _text(wire.previousId)
+    event.message_id = _text(wire.messageId) or f"srv-{call.envelope.seed.hex()}-{draft.index}"
+    if wire.userId is not None:
+        event.user_id = _text(wire.userId)
+    if wire.anonymousId is not None:
+        event.anonymous_id = _text(wire.anonymousId)
+    if wire.groupId is not None:
+        event.group_id = _text(wire.groupId)
+    if wire.previousId is not None:
+        event.previous_id = _text(wire.previousId)
     if event.user_id is None and event.anonymous_id is None:
         number = int.from_bytes(call.envelope.seed, "big")
         if not call.envelope.device:
@@ -38,6 +37,6 @@ def ids(draft: Draft) -> None:
 
 
 def _text(value: str | int | None) -> str | None:
-    if value is None or value == "":
-        return None
-    return value if value.__class__ is str else str(value)
+    if value.__class__ is str:
+        return value or None
+    return None if value is None else str(value)
