@@ -119,7 +119,7 @@ class Connection(RequestHandler):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._go_on()
+        self._server.soon(self)
 
     # --- requests that are complete --------------------------------------------------------
     #
@@ -128,7 +128,7 @@ class Connection(RequestHandler):
     # the journal, and again when that is done. Whatever is not as plain as that is left to
     # aiohttp's `start`, which waits in `_waiter` meanwhile.
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Handle the requests that have arrived, in their order."""
         for _ in range(AT_ONCE):
             waiter = self._waiter
@@ -149,7 +149,7 @@ class Connection(RequestHandler):
             self._request = Request(message, payload, self)
             self._quick = self._server.handle(self._request)
             self._step()
-        self._loop.call_soon(self._go_on)  # others want their turn
+        self._loop.call_soon(self.go_on)  # others want their turn
 
     def _step(self) -> None:
         """Run the handler until it waits for something or has its reply."""
@@ -170,7 +170,7 @@ class Connection(RequestHandler):
 
     def _resume(self, _: object = None) -> None:
         self._step()
-        self._go_on()
+        self.go_on()
 
     def _answer(self, sent: Sent) -> None:
         sent.write()
@@ -191,7 +191,7 @@ class Connection(RequestHandler):
     async def _rest(self) -> None:
         await self.drain()
         self._busy = False
-        self._go_on()
+        self.go_on()
 
     def _process_keepalive(self) -> None:
         if self._busy:
@@ -288,6 +288,7 @@ class Server(web.Server):
         self.header_seconds = header_seconds
         self.connections_max = connections_max
         self.stopping = False
+        self._ready: list[Connection] = []
         self._settings: dict[str, Any] = {
             "keepalive_timeout": idle_seconds,
             "max_line_size": url_bytes_max,
@@ -308,6 +309,22 @@ class Server(web.Server):
         task: object,
     ) -> Request:
         return Request(message, payload, protocol)
+
+    def soon(self, connection: Connection) -> None:
+        """
+        Have *connection* go on when all that can be read now was read.
+
+        The event loop takes the interpreter's lock anew for each socket that has something;
+        requests handled there would have it change hands with the journal's thread all the time.
+        """
+        if not self._ready:
+            self.loop.call_soon(self._go_on)
+        self._ready.append(connection)
+
+    def _go_on(self) -> None:
+        ready, self._ready = self._ready, []
+        for connection in ready:
+            connection.go_on()
 
     async def stop(self, seconds: float) -> None:
         """Close what is idle, give requests under way *seconds* to be answered, end the rest."""
