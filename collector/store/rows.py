@@ -39,7 +39,7 @@ COLUMNS = (
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 WORDS_MAX = 2_048  # remembered
-CHUNK_BYTES = 65_536  # that are handed to the connection at once
+CHUNK_BYTES = 262_144  # handed to the connection at once: asyncpg spends 20 µs on each piece
 
 _TIMES = frozenset(COLUMNS[1:5])
 _JSON = frozenset(COLUMNS[15:])
