@@ -61,7 +61,7 @@ class Connection(RequestHandler):
 
     def close_if_idle(self) -> None:
         """Hang up, unless a request is under way: that one is answered first."""
-        if self._busy:
+        if self._busy or self._messages:
             return
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
