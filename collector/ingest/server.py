@@ -156,12 +156,25 @@ class Ingest:
         try:
             reply = await (self._other(request, methods) if handler is None else handler(request))
         except CollectorError as exc:
-            metrics.refused.labels(exc.code).inc()
-            reply = reply_to(exc)
-            sent = Sent(request, reply, self._cors.headers(request))
-            # What is left of a body that nobody will read would be taken for the next request.
-            return sent if request.content.is_eof() else sent.close()
+            return self._refused(request, exc)
+        except MemoryError:
+            detail = "the collector has no memory for this now: resend later, or smaller batches"
+            return self._refused(request, Busy("out_of_memory", detail))
         return Sent(request, reply, self._cors.headers(request))
+
+    def _refused(self, request: Request, error: CollectorError) -> Sent:
+        metrics.refused.labels(error.code).inc()
+        if (
+            request.method in {"GET", "HEAD"}
+            and request.path.encode(errors="replace") in self._images
+        ):
+            metrics.pixels.labels(error.code).inc()
+            reply = gif(error.code)
+        else:
+            reply = reply_to(error)
+        sent = Sent(request, reply, self._cors.headers(request))
+        # What is left of a body that nobody will read would be taken for the next request.
+        return sent if request.content.is_eof() else sent.close()
 
     def _reply_to_unread(self, error: CollectorError, begun: bytes) -> Reply:
         """The answer to a request of which no more is known than how it *begun*."""

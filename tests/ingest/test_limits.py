@@ -10,6 +10,7 @@ import pytest
 
 from collector.event import Event, Rejection
 from collector.ingest import SourceSettings
+from collector.ingest.decode import Decoder
 from tests.edge import Counted, Edge, MakeEdge, refusal
 from tests.rawhttp import Wire, basic, encode
 
@@ -333,3 +334,21 @@ async def test_sources_have_names_that_labels_can_bear() -> None:
     for name in ("a" * 65, "a b", "", "-x", "é"):
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert({"name": name, "write_key": "k"}, SourceSettings)
+
+
+async def test_a_request_for_which_there_is_no_memory_is_to_be_resent(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "_fast", out_of_memory)
+        answer = await edge.post("/v1/track", EVENT)
+        assert refusal(answer) == (503, "out_of_memory")
+        assert int(answer.header("Retry-After") or 0) > 0
+        image = await edge.get("/px.gif?wk=demo&e=E")
+        assert (image.status, image.header("Content-Type")) == (200, "image/gif")
+        assert image.header("X-Collector") == "out_of_memory"
+    assert not caplog.records
+    assert (await edge.post("/v1/track", EVENT)).status == 200
