@@ -43,7 +43,16 @@ MoreHeaders = Callable[[Request | None], bytes]  # header lines that every answe
 class Connection(RequestHandler):
     """One connection: aiohttp's, with a deadline for headers and our words for its errors."""
 
-    __slots__ = ("_begun", "_busy", "_deadline", "_gone", "_quick", "_request", "_server")
+    __slots__ = (
+        "_begun",
+        "_busy",
+        "_deadline",
+        "_gone",
+        "_quick",
+        "_request",
+        "_resting",
+        "_server",
+    )
 
     def __init__(self, server: "Server", **settings: Any) -> None:
         super().__init__(server, loop=server.loop, **settings)
@@ -51,6 +60,7 @@ class Connection(RequestHandler):
         self._busy = False  # a request is being handled without a task
         self._quick: Coroutine[Any, None, Sent]  # its handler
         self._request: Request
+        self._resting: asyncio.Task[None]  # until the client reads
         self._deadline: asyncio.TimerHandle | None = None
         self._begun = b""  # how a request begins that is not complete yet, or cannot be read
         self._gone: asyncio.Event | None = None  # nothing more is read from it; set once it left
@@ -183,13 +193,16 @@ class Connection(RequestHandler):
         if not sent.keep_alive:
             self.force_close()
         elif self.writing_paused:
-            self._loop.create_task(self._rest())
+            self._resting = self._loop.create_task(self._rest())
         else:
             self._busy = False
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     async def _rest(self) -> None:
-        await self.drain()
+        try:
+            await self.drain()
+        except ConnectionError:
+            return  # the client is gone
         self._busy = False
         self.go_on()
 
