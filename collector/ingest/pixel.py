@@ -88,15 +88,15 @@ class Pixel:
         sent = None
         try:
             intake.check_url(request)
-            query = request.query_string
             # Of the usual address nothing but its data need be taken apart.
-            parameters = request.query() if call is None or "&" in query else {}
+            plain = call is not None and "&" not in request.query_string
+            parameters = {} if plain else request.query()
             if call is None:
                 members = nested(parameters, short=True)
                 call = str(members.pop("type", None) or ("track" if "event" in members else "page"))
                 body = msgspec.json.encode(members)
             else:
-                body = _body(request, query, parameters)
+                body = _body(request, parameters)
             sent = body
             decoded = await intake.decoder.decode(body, call)
             source = intake.source(request, intake.key(request, parameters) or decoded.write_key)
@@ -116,8 +116,9 @@ class Pixel:
         return STORED
 
 
-def _body(request: Request, query: str, parameters: dict[str, str]) -> bytes:
+def _body(request: Request, parameters: dict[str, str]) -> bytes:
     """The event in the address, as JSON."""
+    query = request.query_string
     found = _DATA.search(query)
     if found is None:
         if "=" not in query:

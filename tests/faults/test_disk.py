@@ -3,8 +3,9 @@
 import asyncio
 import time
 
+from tests.disks import mounted
 from tests.faults.conftest import MakeProcess, Trials, until
-from tests.faults.disks import filled, immutable, small_disk
+from tests.faults.disks import filled, immutable
 from tests.faults.trial import Trial
 from tests.proxy import Proxy
 
@@ -31,7 +32,7 @@ async def test_a_full_disk_under_the_journal_refuses_until_there_is_room(
     process = collectors(
         empty_dsn, JOURNAL_DISK_RESERVE_BYTES="1", JOURNAL_DISK_SHARE_MAX="1"
     )  # the whole disk, so that it is the disk that says no
-    with small_disk(process.data_dir / "journal", 24) as disk:
+    with mounted(process.data_dir / "journal", 24) as disk:
         await asyncio.to_thread(process.start)
         async with trials("journal's disk full", process) as trial:
             for _ in trial.rounds(2, 20):
@@ -79,7 +80,7 @@ async def test_ingest_goes_on_while_the_disk_of_postgres_is_full(
     collectors: MakeProcess, trials: Trials
 ) -> None:
     process = collectors(config=SMALL_EMBEDDED)
-    with small_disk(process.data_dir / "postgres", 220) as disk:
+    with mounted(process.data_dir / "postgres", 220) as disk:
         await asyncio.to_thread(process.start)
         await asyncio.to_thread(process.wait_until_stored)
         async with trials("disk of the embedded Postgres full", process, event_bytes=500) as trial:

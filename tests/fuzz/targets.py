@@ -135,7 +135,7 @@ def pixel(data: bytes) -> None:
             body = msgspec.json.encode(members)
         else:
             call = CALLS[1 + data[0] // 2 % 6]
-            body = _body(request, request.query_string, parameters)
+            body = _body(request, parameters)
         decoded = finished(_decoder.decode(body, call))
     except BadRequest:
         return

@@ -15,6 +15,7 @@ import pytest
 
 from collector.errors import JournalError
 from collector.journal import FileJournal, Frame
+from tests.disks import mounted
 
 from .harness import (
     append_all,
@@ -323,13 +324,8 @@ async def test_a_reader_may_wait_at_the_end_of_a_file_that_is_abandoned(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    with mounted(tmp_path / "small", 1) as disk:
+        yield disk
 
 
 async def test_a_full_disk_refuses_and_takes_again_when_it_has_room(small_disk: Path) -> None:

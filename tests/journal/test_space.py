@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from collector.errors import Busy
 from collector.journal import FileJournal
+from tests.disks import mounted
 
 from .harness import (
     Clock,
@@ -239,13 +239,8 @@ async def test_a_file_that_cannot_be_unlinked_stays_counted(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two megabytes."""
-    mounted = tmp_path / "small"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mounted)]
-    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a file system is not permitted here")
-    yield mounted
-    subprocess.run(["umount", "-l", str(mounted)], check=True)
+    with mounted(tmp_path / "small", 2) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("ballast", [0, 500_000])

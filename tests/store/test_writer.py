@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import random
-import shutil
 import subprocess
 import time
 import uuid
@@ -21,6 +20,7 @@ from collector.journal.base import Frame
 from collector.refine import Limits
 from collector.store import store as store_module
 from tests.conftest import PostgresServer
+from tests.disks import mounted
 from tests.proxy import Link, Proxy
 from tests.store import road as road_module
 from tests.store.road import Road, ask, assert_exactly_once, connected, frame_of, track, until
@@ -431,19 +431,11 @@ async def test_a_deadlock_with_somebody_else_is_survived(dsn: str, tmp_path: Pat
 @pytest.fixture
 def small_disk(postgres: PostgresServer) -> Iterator[Path]:
     """A disk of 12 MB that Postgres may write to."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk")
     place = Path(postgres.dsn("x").split("host=")[1].split("&")[0]).parent / "data"
     account = place.stat()
-    disk = Path(f"/tmp/ct-disk-{os.getpid()}")
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", disk], check=False)
-    if mounted.returncode:
-        disk.rmdir()
-        pytest.skip("this machine lets nobody mount")
-    os.chown(disk, account.st_uid, account.st_gid)
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    with mounted(Path(f"/tmp/ct-disk-{os.getpid()}"), 12) as disk:
+        os.chown(disk, account.st_uid, account.st_gid)
+        yield disk
     disk.rmdir()
 
 
