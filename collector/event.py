@@ -119,6 +119,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     refusals: list[Refusal] = []
     image: bool = False  # asked for as an image, so that the referrer is the page that shows it
     sound: bool = False  # ingest looked at each event of the body and found no problem
+    gpc: bool = False  # the person's browser objects to sale and sharing: Sec-GPC: 1
 
 
 class Event(msgspec.Struct, gc=False):

@@ -107,6 +107,7 @@ class Intake:
         envelope.device = source.kind == "browser"
         envelope.image = request.method == "GET"
         envelope.sound = not decoded.problems
+        envelope.gpc = envelope.device and request.message.headers.get("Sec-GPC") == "1"
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)
         return self.journal.append(frame)
 

@@ -29,12 +29,13 @@ from collector.event import (
 from collector.refine.campaign import campaign
 from collector.refine.client import client
 from collector.refine.clock import clock
+from collector.refine.consent import consent
 from collector.refine.content import content, context_of, extra
 from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, OddContext, StrictWireEvent
 from collector.refine.ids import ids
 from collector.refine.problem import Limits, problem_of
 
-STEPS = (ids, clock, client, campaign, content)
+STEPS = (ids, clock, client, campaign, consent, content)
 
 
 class _StrictBatch(Beside, gc=False, kw_only=True):

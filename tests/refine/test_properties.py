@@ -41,6 +41,7 @@ envelopes = st.builds(
     user_agent=header_texts,
     referrer=header_texts | urls.map(json.loads),
     image=st.booleans(),
+    gpc=st.booleans(),
 )
 
 
