@@ -36,6 +36,7 @@ from collector.store.programs import (
 )
 
 ROLE = "collector"
+READER = "collector_reader"  # what an operator's SQL runs as; see reader.py
 DATABASE = "collector"
 SUPERUSER = "postgres"
 PORT = 5432
@@ -52,8 +53,16 @@ INITDB = (
     "--no-instructions",
 )
 # In single-user mode, before anybody sees the data directory: a superuser is needed this once, and
-# by us never again.
-BOOTSTRAP = f"create role {ROLE} login;\n\ncreate database {DATABASE} owner {ROLE};\n\n"
+# by us again only for what a cluster of an older release does not have yet.
+BOOTSTRAP = "".join(
+    f"{statement};\n\n"
+    for statement in (
+        f"create role {ROLE} login",
+        f"create role {READER}",
+        f"grant {READER} to {ROLE}",
+        f"create database {DATABASE} owner {ROLE}",
+    )
+)
 
 
 # Waits for the end of a program; raises OSError if it failed, something else when we are to stop.

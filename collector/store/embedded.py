@@ -36,7 +36,15 @@ from urllib.parse import quote
 import asyncpg
 
 from collector.errors import ConfigError, Unreachable
-from collector.store.cluster import DATABASE, PORT, ROLE, Cluster, socket_directory
+from collector.store.cluster import (
+    DATABASE,
+    PORT,
+    READER,
+    ROLE,
+    SUPERUSER,
+    Cluster,
+    socket_directory,
+)
 from collector.store.orphans import QUIT_SECONDS, Orphans, mark
 from collector.store.parameters import EmbeddedSettings, parameters
 from collector.store.postgres import CLIENT_ERRORS
@@ -131,15 +139,38 @@ class EmbeddedPostgres:
         try:
             connection = await asyncpg.connect(self.dsn, timeout=CONNECT_SECONDS)
             try:
-                await connection.fetchval("select 1", timeout=CONNECT_SECONDS)
-                return True
+                complete = await connection.fetchval(
+                    "select exists (select from pg_roles where rolname = $1)",
+                    READER,
+                    timeout=CONNECT_SECONDS,
+                )
             finally:
                 await connection.close(timeout=CONNECT_SECONDS)
+            if not complete:
+                await self._complete()
+            return True
         except NOT_YET:
             pass
         except (OSError, *CLIENT_ERRORS) as exc:
             self.last_error = f"it runs but does not answer: {exc}"[:ERROR_CHARACTERS_MAX]
         return False
+
+    async def _complete(self) -> None:
+        """Make the role that a cluster of an older release does not have."""
+        try:
+            connection = await asyncpg.connect(
+                self.dsn, user=SUPERUSER, timeout=CONNECT_SECONDS, database=DATABASE
+            )
+            try:
+                await connection.execute(
+                    f"create role {READER}; grant {READER} to {ROLE}", timeout=CONNECT_SECONDS
+                )
+                log.info("The embedded Postgres got a role that can only read: %s", READER)
+            finally:
+                await connection.close(timeout=CONNECT_SECONDS)
+        except (OSError, *CLIENT_ERRORS) as exc:
+            # It is a second line of defence, and events are stored without it.
+            log.warning("The role %s cannot be made: %s", READER, exc)
 
     async def stop(self) -> None:
         """End it in an orderly way, or within `stop_seconds` and a little in any way."""

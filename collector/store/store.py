@@ -44,6 +44,7 @@ from collector.store.postgres import (
     says,
     within,
 )
+from collector.store.reader import admit
 from collector.store.settings import StoreSettings
 from collector.store.writer import ENDS, Rewound, Writer, bisect
 
@@ -213,6 +214,7 @@ class Store:
         feeder: Feeder | None = None
         try:
             await within(connection, None, migrate(connection))
+            await within(connection, None, admit(connection))
             await within(connection, None, make_ahead_if_possible(connection))
             position = await within(
                 connection, seconds, self._cursor.open(connection, self.position)

@@ -652,3 +652,16 @@ async def test_a_directory_of_somebody_else_is_refused(open_place: Path) -> None
     (open_place / "postgres").mkdir(mode=0o700)
     with owner(open_place / "postgres", 65534, HOME="/nonexistent") as child:
         assert "give" in line(child)
+
+
+async def test_a_cluster_of_an_older_release_gets_the_role_that_can_only_read(
+    directory: Path,
+) -> None:
+    may = "select pg_has_role('collector', 'collector_reader', 'member')"
+    async with serving(directory) as server:
+        assert await ask(server.dsn, may) is True
+        boss = await asyncpg.connect(server.dsn, user="postgres")
+        await boss.execute("drop role collector_reader")
+        await boss.close()
+    async with serving(directory) as server:
+        assert await ask(server.dsn, may) is True
