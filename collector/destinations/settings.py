@@ -6,7 +6,8 @@ Units    seconds, bytes and plain counts, as the names say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -34,15 +35,15 @@ class Override(Section, frozen=True, kw_only=True):
     when: str = ""  # an expression that has to be true
     rename: str = ""  # another name for the event
     pick: list[Text] = []  # paths that stay; everything else of properties and traits goes
-    set: dict[str, str] = {}  # noqa: A003  path = expression
+    set: dict[str, str] = {}  # path = expression
     constants: dict[str, str | int | float | bool] = {}  # path = value
     drop: list[Text] = []  # paths that go
 
 
-class DestinationSettings(
-    Section, frozen=True, kw_only=True, tag_field="type", tag="destination"
-):
+class DestinationSettings(Section, frozen=True, kw_only=True, tag_field="type", tag="destination"):
     """One destination: who it is, what may go there, and how it is sent."""
+
+    secrets: ClassVar[tuple[str, ...]] = ()  # settings that are never shown
 
     name: Name  # in metrics, tables and commands; the cursor belongs to the name
     enabled: bool = True
@@ -88,6 +89,28 @@ class DestinationSettings(
     # --- replays
     replay_rate_per_second: CountOrNone = 500  # events of a replay; 0: no limit
 
+    def __post_init__(self) -> None:
+        for network in self.private_addresses:
+            ip_network(network, strict=False)  # its ValueError says what is wrong
+
     def build(self, http: Outbound) -> Destination[Any]:
         """The destination with these settings, which sends through *http*."""
         raise NotImplementedError
+
+    def secret_values(self) -> tuple[str, ...]:
+        """What stands in `secrets`, for those that take it out of what people see."""
+        found: list[str] = []
+        for name in self.secrets:
+            value = getattr(self, name)
+            found += value.values() if isinstance(value, dict) else [value]
+        return tuple(value for value in found if value)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        values = [(name, getattr(self, name)) for name in self.__struct_fields__]
+        return [
+            (name, "***" if name in self.secrets and value else value) for name, value in values
+        ]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
