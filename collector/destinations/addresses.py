@@ -38,6 +38,7 @@ LOOKUPS_MAX = 4  # of one destination at once, those included that nobody waits 
 # Not public, whatever the registries say.
 EXTRA: Final[tuple[Network, ...]] = (
     ip_network("168.63.129.16/32"),  # answers every virtual machine at Azure, as their metadata do
+    ip_network("192.0.0.0/24"),  # of protocols; metadata at Oracle; Pythons differ about it
     ip_network("fec0::/10"),  # site-local, deprecated and still routed by some
     ip_network("2001::/32"),  # Teredo: the IPv4 address in it is written inverted
     ip_network("64:ff9b:1::/48"),  # NAT64 of a network's own

@@ -19,6 +19,7 @@ Errors   Unreachable  dns_failed, connect_failed, tls_failed, address_refused, c
 Units    seconds, bytes.
 """
 
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -87,7 +88,8 @@ class Outbound:
         no complete answer came, Denied when *url* is none.
         """
         if not url[:8].lower().startswith(("http://", "https://")):
-            raise Denied("bad_url", f"{url[:80]!r} is no address: write it with https://")
+            shown = url.partition("?")[0][:80]
+            raise Denied("bad_url", f"{shown!r} is no address: write it with https://")
         if self._session is None:
             self._session = self._open()
         try:
@@ -118,7 +120,8 @@ class Outbound:
                 keepalive_timeout=SECONDS_BEFORE_CLOSE,
             ),
             timeout=aiohttp.ClientTimeout(
-                total=self._timeout_seconds, ceil_threshold=self._timeout_seconds
+                total=self._timeout_seconds,
+                ceil_threshold=self._timeout_seconds + 1,  # as it is, not rounded up
             ),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -146,13 +149,16 @@ class Outbound:
                 trace_request_ctx=progress,
             ) as response:
                 return Answer(response.status, response.headers, await _read(response))
-        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as exc:
-            raise Denied("bad_url", f"{_brief(exc)}: set an address with http or https") from exc
+        # `from None`: aiohttp's errors hold the request, with its headers, and show its address.
+        except aiohttp.InvalidURL as exc:
+            raise Denied(
+                "bad_url", f"{exc.description or 'no address'}: set one with http or https"
+            ) from None
         except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as exc:
             host = URL(url).host
             if progress.writing:
-                raise self._ambiguous(exc, host) from exc
-            raise self._unreachable(exc, host) from exc
+                raise self._ambiguous(exc, host) from None
+            raise self._unreachable(exc, host) from None
 
     def _unreachable(self, exc: Exception, host: str | None) -> Unreachable:
         if isinstance(exc, TimeoutError):
@@ -239,10 +245,18 @@ def _inflate(body: bytes) -> bytes:
 
 
 def _brief(exc: Exception) -> str:
-    """What *exc* says, in a line."""
+    """What *exc* says, in a line, without the address that it was for, which may hold a token."""
     if isinstance(exc, aiohttp.ClientConnectorError):
-        return f"{exc.host}:{exc.port}: {' '.join(str(exc.os_error).split())[:200]}"
-    return " ".join((str(exc) or type(exc).__name__).split())[:200]
+        text = f"{exc.host}:{exc.port}: {exc.os_error}"
+    elif isinstance(exc, aiohttp.ClientResponseError):
+        text = exc.message
+    elif isinstance(exc, OSError) and exc.errno:
+        text = os.strerror(exc.errno)
+    elif isinstance(exc, aiohttp.ClientPayloadError | UnicodeError):
+        text = str(exc)
+    else:
+        text = type(exc).__name__
+    return " ".join(text.split())[:200]
 
 
 def check_url(url: str) -> None:

@@ -117,13 +117,13 @@ class Segment(Destination[SegmentSettings]):
     def __init__(self, settings: SegmentSettings, http: Outbound) -> None:
         super().__init__(settings, http)
         key = settings.write_key
-        self._secrets = settings.secret_values()
         self._keeps_original = settings.keeps_original
         self.mark = hashlib.sha256(f"{settings.endpoint}\n{key}".encode()).hexdigest()[:12]
         # A key of two parts, as Jitsu's, is user and password already.
-        user = key if ":" in key else f"{key}:"
+        token = b64encode((key if ":" in key else f"{key}:").encode()).decode()
+        self._secrets = (*settings.secret_values(), token)
         self._headers = {
-            "Authorization": f"Basic {b64encode(user.encode()).decode()}",
+            "Authorization": f"Basic {token}",
             "Content-Type": "application/json",
             "X-Collector-Forwarded": self.mark,
         }
@@ -133,7 +133,7 @@ class Segment(Destination[SegmentSettings]):
     def map(self, mail: Mail) -> Mapped:
         event = mail.event
         if mail.restricted:  # there is no flag for it that every receiver knows
-            return Skipped("opted_out")
+            return Skipped("opt_out")
         context = self._marked(event.context_text)
         if context is None:
             return Skipped("loop")

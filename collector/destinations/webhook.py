@@ -102,7 +102,7 @@ class Webhook(Destination[WebhookSettings]):
 
     def map(self, mail: Mail) -> Mapped:
         if mail.restricted:  # a receiver that we do not know has no flag for it
-            return Skipped("opted_out")
+            return Skipped("opt_out")
         message = mail.event.message()
         message.pop("writeKey", None)
         message.setdefault("version", VERSION)
