@@ -1,8 +1,9 @@
 """
 App: builds every part from the config, and knows in which order they start and stop.
 
-    start   journal → admin → ingest → store      (ingest serves while Postgres is still starting)
-    stop    ingest → store drained → store → admin → journal
+    start   journal → admin → ingest → store → destinations
+            (ingest serves while Postgres is still starting)
+    stop    ingest → store drained → destinations → store → admin → journal
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any
 from collector import __version__, metrics
 from collector.admin import Admin
 from collector.config import Config
+from collector.destinations.dispatch import Dispatch
 from collector.ingest import Ingest
 from collector.journal import FileJournal
 from collector.refine import Limits
@@ -39,6 +41,7 @@ class App:
         self.journal: FileJournal
         self.ingest: Ingest
         self.store: Store
+        self.dispatch: Dispatch
         self.admin: Admin
 
     async def start(self) -> None:
@@ -52,6 +55,12 @@ class App:
             )
         limits = Limits(config.ingest.id_bytes_max, config.ingest.name_bytes_max)
         self.store = Store(config.store, self.data_dir, self.journal, limits)
+        kinds = {source.name: source.kind for source in config.sources}
+        self.dispatch = Dispatch(
+            config.destinations, self.store.postgres, kinds, stores=lambda: self.store.up
+        )
+        self.store.listener = self.dispatch.stored
+        self.dispatch.publish(self._accounts)
         self.admin = Admin(config.admin, self.journal.check_room, self.status)
         self.ingest = Ingest(config.ingest, config.sources, self.journal)
         self.store.books.publish(self._accounts)
@@ -61,6 +70,7 @@ class App:
             await self.admin.start()
             await self.ingest.start()
             await self.store.start()
+            await self.dispatch.start()
         except BaseException:
             await self.stop(drain_seconds=0)
             raise
@@ -81,6 +91,7 @@ class App:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.dispatch.stop()
         await self.store.stop()
         await self.admin.stop()
         await self.journal.close()
@@ -118,6 +129,7 @@ class App:
                 "torn_bytes": journal.torn_bytes,
             },
             "store": self.store.facts(),
+            "destinations": self.dispatch.facts(),
             "anomalies": {
                 sample.labels["kind"]: int(sample.value)
                 for family in metrics.journal_anomalies.collect()

@@ -4,7 +4,8 @@ Config: every setting of the collector, from a TOML file and the environment.
     --config FILE, else $COLLECTOR_CONFIG, else ./config/collector.toml if there, else the defaults
 
 `COLLECTOR_<SECTION>_<KEY>` overrides a setting, `COLLECTOR_<SECTION>_<KEY>_FILE` does so with
-what stands in a file, which is how secrets should come. Each room declares its own settings; here
+what stands in a file, which is how secrets should come. For a destination the section is its name:
+`COLLECTOR_DESTINATIONS_<NAME>_<KEY>`, with _ for what a variable's name cannot hold. Each room declares its own settings; here
 they are only put together, in the order in which an event meets them.
 
 Errors   ConfigError naming file or variable, setting and reason, before anything listens.
@@ -13,14 +14,15 @@ Errors   ConfigError naming file or variable, setting and reason, before anythin
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta
 
 from collector.admin import AdminSettings, is_loopback
+from collector.destinations import AnyDestination
 from collector.errors import ConfigError
 from collector.ingest import IngestSettings, SourceSettings
 from collector.journal import JournalSettings
@@ -47,6 +49,7 @@ class Config(Section, frozen=True, kw_only=True):
     sources: list[SourceSettings] = msgspec.field(
         default_factory=lambda: [SourceSettings(name="default", write_key=DEMO_KEY)]
     )
+    destinations: list[AnyDestination] = []
 
 
 def find(path: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -70,6 +73,8 @@ def load(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
             raise ConfigError(f"{path} is no TOML: {exc}") from exc
     name = str(path) if path is not None else "the environment"
     _override(raw, Config, PREFIX, environ)
+    for section, kind, prefix in _destinations(raw):
+        _override(section, kind, prefix, environ)
     try:
         config = msgspec.convert(raw, Config)
     except msgspec.ValidationError as exc:
@@ -104,6 +109,16 @@ def _override(
             raw[setting] = msgspec.to_builtins(msgspec.convert(given, kind, strict=False))
         except msgspec.ValidationError as exc:
             raise ConfigError(f"{variable}: {exc}") from exc
+
+
+def _destinations(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], type[Section], str]]:
+    """Each destination in *raw* that has a known type, with what its variables begin with."""
+    kinds_ = {kind.__struct_config__.tag: kind for kind in get_args(AnyDestination)}
+    tables = raw.get("destinations")
+    for table in tables if isinstance(tables, list) else []:
+        if isinstance(table, dict) and table.get("type") in kinds_ and "name" in table:
+            name = re.sub(r"\W", "_", str(table["name"])).upper()
+            yield table, kinds_[table["type"]], f"{PREFIX}DESTINATIONS_{name}_"
 
 
 def _value(variable: str, environ: Mapping[str, str]) -> str | None:
@@ -177,6 +192,13 @@ def _check(config: Config, name: str) -> None:
                     f"{name}: sources[{index}].origins: {origin} is no web origin; "
                     "write it as https://shop.example, without a path"
                 )
+    names = [destination.name for destination in config.destinations]
+    for index, value in enumerate(names):
+        if value in names[:index]:
+            raise ConfigError(
+                f"{name}: destinations[{index}].name: {value} is used twice; make it unique, "
+                "because it names the destination's cursor"
+            )
     if not is_loopback(config.admin.host) and not config.admin.token:
         raise ConfigError(
             f"{name}: admin.token: it is needed because admin.host is not loopback; "

@@ -8,7 +8,7 @@ hands them in through `Accounts`.
 Labels are bounded: `source` is a configured name, `reason` and the rest are fixed words.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -128,7 +128,17 @@ loop_lag_seconds = Gauge(
     registry=REGISTRY,
 )
 
-Sums = dict[tuple[str, ...], int]
+Sums = Mapping[tuple[str, ...], float]  # values of the labels, and the sum
+
+
+# --- destinations ---------------------------------------------------------------------------
+delivery_seconds = Histogram(
+    "collector_destination_request_seconds",
+    "One request to a destination, until its answer was read.",
+    ["destination"],
+    buckets=_COPY_BUCKETS,
+    registry=REGISTRY,
+)
 
 
 class Accounts(Collector):

@@ -82,6 +82,7 @@ class DestinationSettings(Section, frozen=True, kw_only=True, tag_field="type", 
     retry_seconds_max: Seconds = 600.0
     retry_window_seconds: Seconds = 14_400.0  # an event that fails this long while others pass
     on_ambiguous: Literal["retry", "dead_letter"] = "retry"  # sent, and no answer came
+    refused_in_a_row_max: CountOrNone = 1_000  # then it is paused, not all refused; 0: never
     waiting_events_max: Count = 10_000  # that wait while others pass; beyond, it reads no more
     ahead_events_max: Count = 5_000  # read and not settled
     private_addresses: list[Text] = []  # networks it may connect to, such as 10.0.0.0/8

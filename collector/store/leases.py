@@ -8,30 +8,40 @@ leaders. Whoever moves a cursor under a lease checks the epoch in the same trans
 Units    seconds.
 """
 
+from collections.abc import Sequence
+
 from collector.store.postgres import Connection
 
 
 async def acquire(connection: Connection, name: str, owner: str, seconds: float) -> int | None:
     """Take or renew the lease *name* for *seconds*, and return its epoch; None if it is taken."""
-    epoch: int | None = await connection.fetchval(
+    return (await acquire_all(connection, [name], owner, seconds)).get(name)
+
+
+async def acquire_all(
+    connection: Connection, names: Sequence[str], owner: str, seconds: float
+) -> dict[str, int]:
+    """Take or renew those of *names* that can be had, and return their epochs."""
+    rows = await connection.fetch(
         "insert into collector.leases as l (name, owner, epoch, expires_at) "
-        "values ($1, $2, 1, now() + make_interval(secs => $3)) "
+        "select name, $2, 1, now() + make_interval(secs => $3) "
+        "from unnest($1::text[]) name order by name "
         "on conflict (name) do update set "
         "owner = excluded.owner, expires_at = excluded.expires_at, "
         "epoch = l.epoch + (l.owner <> excluded.owner)::int "
         "where l.owner = excluded.owner or l.expires_at < now() "
-        "returning epoch",
-        name,
+        "returning name, epoch",
+        names,
         owner,
         seconds,
     )
-    return epoch
+    return {row["name"]: row["epoch"] for row in rows}
 
 
-async def resign(connection: Connection, name: str, owner: str) -> None:
-    """Give the lease up, so that another collector need not wait for its expiry."""
+async def resign(connection: Connection, names: Sequence[str], owner: str) -> None:
+    """Give the leases up, so that another collector need not wait for their expiry."""
     await connection.execute(
-        "update collector.leases set expires_at = now() where name = $1 and owner = $2",
-        name,
+        "update collector.leases set expires_at = now() where name = any($1) and owner = $2",
+        names,
         owner,
     )

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Store:
         if not dsn:
             self._embedded = EmbeddedPostgres(data_dir / "postgres", settings.embedded)
             dsn = dsn_of(data_dir / "postgres")
-        self._postgres = Postgres(dsn)
+        self.postgres = Postgres(dsn)
         self._index = SeenIndex(data_dir / "dedupe", settings.dedupe)
         self._cursor = Cursor(journal, data_dir / "cursor.json")
         self.books = Books(journal)
@@ -90,6 +90,7 @@ class Store:
         self.up = False  # whether Postgres took the last thing we wanted of it
         self.trouble: str | None = None  # why nothing is stored now
         self.last_seq = 0
+        self.listener: Callable[[int], None] | None = None  # told the number of the newest event
         self._oldest = 0.0  # when the oldest frame that waits was appended
         self._tasks: list[asyncio.Task[None]] = []
         self._progress = asyncio.Event()
@@ -104,7 +105,7 @@ class Store:
         if self._embedded is not None:
             await self._embedded.start()
         await asyncio.to_thread(self._index.open)
-        maintenance = Maintenance(self._postgres, self._settings, self._index)
+        maintenance = Maintenance(self.postgres, self._settings, self._index)
         self._tasks = [
             asyncio.create_task(self._run(), name="store"),
             asyncio.create_task(maintenance.run(), name="maintenance"),
@@ -149,7 +150,7 @@ class Store:
             "up": self.up,
             "trouble": self.trouble,
             "embedded": self._embedded is not None,
-            "pooled": self._postgres.pooled,
+            "pooled": self.postgres.pooled,
             "position": self.position,
             "last_seq": self.last_seq,
             "oldest_seconds": round(self.oldest_seconds, 3),
@@ -210,7 +211,7 @@ class Store:
         if self._embedded is not None:
             await self._embedded.ready()
         seconds = self._settings.batch_seconds_max
-        connection = await self._postgres.connect()
+        connection = await self.postgres.connect()
         feeder: Feeder | None = None
         try:
             await within(connection, None, migrate(connection))
@@ -224,7 +225,7 @@ class Store:
                 self._journal.id,
                 self._cursor.epoch,
                 self._index,
-                pooled=self._postgres.pooled,
+                pooled=self.postgres.pooled,
             )
             await within(connection, None, self._catch_up(connection, writer))
             await within(connection, seconds, self.books.load(connection, position))
@@ -286,6 +287,8 @@ class Store:
         self._suspect, self._strikes = None, 0
         self._pause = PAUSE_SECONDS_MIN
         self.last_seq = stored.last_seq
+        if self.listener is not None:
+            self.listener(stored.last_seq)
         self.books.add(stored.books, batch.totals)
         self._works()
         if batch.lost_frames:
@@ -344,7 +347,7 @@ class Store:
 
     async def _ended_by(self, events: Sequence[Prepared]) -> str | None:
         """What is said if the connection ends when it takes *events*, and Postgres lives on."""
-        connection = await self._postgres.connect()
+        connection = await self.postgres.connect()
         try:
             writer = Writer(connection, self._journal.id, 0, self._index)
             await within(connection, self._settings.batch_seconds_max, writer.probe(events))
@@ -365,7 +368,7 @@ class Store:
         while True:
             connection: Connection | None = None
             try:
-                connection = await self._postgres.connect()
+                connection = await self.postgres.connect()
                 await within(connection, ANSWER_SECONDS, connection.execute("select 1"))
                 return
             except TROUBLE:

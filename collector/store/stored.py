@@ -57,6 +57,7 @@ class StoredEvent:
         "received_at",
         "sent_at",
         "seq",
+        "size",
         "source",
         "timestamp",
         "traits_text",
@@ -107,6 +108,9 @@ class StoredEvent:
         self.traits_text = traits
         self.integrations_text = integrations
         self.extra_text = extra
+        self.size = sum(
+            map(len, filter(None, (context, properties, traits, integrations, extra)))
+        )  # bytes of JSON
         self._context: Json | None = None
         self._properties: Json | None = None
         self._traits: Json | None = None

@@ -1,0 +1,176 @@
+"""
+Admission: from events that were read to items in the window, or to a reason why not.
+
+    done in an earlier life → Postgres cannot give it back → gate → person → overrides and mapping
+
+Numbers are dense, so one that is missing is an event whose day was dropped: it is counted.
+
+Errors   none of an event: whatever its mapping raises is logged, and it is a dead letter.
+"""
+
+import logging
+from collections.abc import Hashable, Iterable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from collector.destinations.base import Mapped, Refused, Skipped
+from collector.destinations.logbook import Logbook, Runs
+from collector.destinations.settings import DestinationSettings
+from collector.destinations.window import Claim, Item, Window
+from collector.store import deliveries
+from collector.store.deliveries import Saved, Waiting
+from collector.store.stored import NOTHING, Json, StoredEvent
+from collector.store.tail import Chunk
+
+log = logging.getLogger(__name__)
+
+EXPIRED: Final = "expired"
+KEY_CHARS = 1_000
+_UNKNOWN = (
+    "the collector ended while it was being sent, and this destination cannot tell a resend: "
+    "look there whether it arrived, then retry or drop it"
+)
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Route(Protocol):
+    """The way of one event up to its parcel; pure."""
+
+    @property
+    def reads_person(self) -> bool:
+        """Whether `map` looks at the person."""
+        ...
+
+    def skip(self, event: StoredEvent) -> str | None:
+        """Why it does not go to this destination."""
+        ...
+
+    def map(self, event: StoredEvent, person: Json) -> Mapped:
+        """What is sent for it."""
+        ...
+
+
+class Admission:
+    """Takes in what a courier reads, from where it stood when it began."""
+
+    def __init__(
+        self,
+        route: Route,
+        settings: DestinationSettings,
+        logbook: Logbook,
+        window: Window,
+        saved: Saved,
+        *,
+        ordered: bool,
+    ) -> None:
+        self._route = route
+        self._settings = settings
+        self._logbook = logbook
+        self._window = window
+        self._ordered = ordered
+        self._old = {row.seq: row for row in saved.waiting}
+        self._done = Runs(saved.runs)
+
+    async def admit(self, chunk: Chunk, now: float) -> None:
+        """Decide about each event of *chunk*."""
+        if not self._logbook.key.replay:
+            self._count_missing(chunk)
+        for seq, detail in chunk.unreadable:
+            self._logbook.unreadable(seq, detail)
+        wanted = [event for event in chunk.events if self._passes(event)]
+        persons = await self._persons(wanted)
+        for event in wanted:
+            self._take_in(event, persons.get(event.user_id or "", NOTHING), now)
+        self._window.read_to = chunk.read_to
+
+    def _passes(self, event: StoredEvent) -> bool:
+        if event.seq in self._done:
+            return False
+        row = self._old.get(event.seq)
+        if row is not None:
+            if row.sending:
+                self._logbook.refused(event, Refused("ambiguous", _UNKNOWN), row.attempts)
+            return not row.sending
+        reason = self._route.skip(event)
+        if reason is not None:
+            self._logbook.settled(event.seq, "skipped", reason)
+        return reason is None
+
+    def _count_missing(self, chunk: Chunk) -> None:
+        after = self._window.read_to
+        if chunk.read_to - after == len(chunk.events) + len(chunk.unreadable):
+            return
+        there = {event.seq for event in chunk.events} | {bad.seq for bad in chunk.unreadable}
+        for seq in range(after + 1, chunk.read_to + 1):
+            if seq not in there and seq not in self._done:
+                self._logbook.settled(seq, "refused", EXPIRED)
+
+    async def _persons(self, events: Iterable[StoredEvent]) -> dict[str, Json]:
+        """What was said of the users of *events*, where the destination wants to know."""
+        if not self._route.reads_person:
+            return {}
+        wanted = {event.user_id for event in events if event.user_id}
+        if not wanted:
+            return {}
+        found = await self._logbook.postgres(deliveries.persons, sorted(wanted))
+        return {user_id: _decode(text) for user_id, text in found.items()}
+
+    def _take_in(self, event: StoredEvent, person: Json, now: float) -> None:
+        try:
+            mapped = self._route.map(event, person)
+        except Exception:
+            log.exception(
+                "A mapping failed inside the collector",
+                extra={"destination": self._settings.name, "seq": event.seq},
+            )
+            mapped = Refused("mapping_failed", "a defect of the collector: see its log")
+        if isinstance(mapped, Skipped):
+            self._logbook.settled(event.seq, "skipped", mapped.reason)
+        elif isinstance(mapped, Refused):
+            self._logbook.refused(event, mapped, 0)
+        else:
+            claim = claim_of(event, self._settings.once)
+            item = Item(event, mapped, self._keys(event, claim), claim, now)
+            row = self._old.get(event.seq)
+            if row is not None and row.attempts:
+                _resume(item, row, now)
+            self._window.add(item)
+
+    def _keys(self, event: StoredEvent, claim: Claim | None) -> tuple[Hashable, ...]:
+        """What it shares with events that it must not overtake."""
+        keys: list[Hashable] = []
+        if self._ordered:
+            if event.user_id is not None:
+                keys.append("u" + event.user_id)
+            if event.anonymous_id is not None:
+                keys.append("a" + event.anonymous_id)
+            if event.previous_id is not None:  # of an alias: may be of either kind
+                keys += ["u" + event.previous_id, "a" + event.previous_id]
+        if claim is not None:
+            keys.append(claim)
+        return tuple(keys)
+
+
+def _resume(item: Item, row: Waiting, now: float) -> None:
+    """Go on with *item* where its row stands."""
+    item.attempts = item.delay = row.attempts
+    item.failing_seconds = row.failing_seconds
+    item.not_before = row.not_before
+    item.failed_at = now
+    item.reason, item.detail = row.reason, row.detail
+
+
+def claim_of(event: StoredEvent, once: dict[str, str]) -> Claim | None:
+    """The business key of *event*, if it is of a kind of which there is one for each."""
+    path = once.get(event.event or "") if event.type == "track" else None
+    if path is None:
+        return None
+    value: Any = event.properties
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) or value is event.properties else None
+    if value is None and path == "order_id":
+        value = event.properties.get("orderId")  # as version 1 of the spec has it
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        return None
+    return Claim(event.event or "", str(value)[:KEY_CHARS])
