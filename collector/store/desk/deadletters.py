@@ -21,6 +21,7 @@ from collector.store.postgres import Connection
 from collector.store.selection import Selection, Words, encode, in_utc, pattern
 
 LIMIT_MAX = 10_000
+RETRY_LOCK = 0x636F6C6C6564  # any number, the same for all collectors on this database
 Numbers = Annotated[list[Annotated[int, Meta(ge=1, le=2**63 - 1)]], Meta(max_length=LIMIT_MAX)]
 Word = Annotated[str, Meta(max_length=4_096)]
 
@@ -156,7 +157,9 @@ async def retry(connection: Connection, letters: Letters) -> Retry:
         await check_name(connection, letters.destination)
     condition, arguments = _where(letters)
     async with connection.transaction():
-        # Two who ask for the same at once must not start it twice.
+        # Two who ask for the same at once must not start it twice: the second looks when the
+        # first has committed.
+        await connection.execute("select pg_advisory_xact_lock($1)", RETRY_LOCK)
         rows = await connection.fetch(
             f"select d.id, d.destination, d.seq, {_UNDER_WAY} as under_way, "
             "coalesce(dated.seq, undated.seq) is not null as there "
