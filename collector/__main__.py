@@ -68,7 +68,7 @@ def run(path: str | None) -> None:
     """Take events and store them, until SIGTERM."""
     config = _load(path)
     logs.configure(config.log)
-    for name in unknown():
+    for name in unknown(config=config):
         click.echo(f"collector: {name} is set and is no setting", err=True)
     try:
         uvloop.run(App(config).run())
@@ -84,7 +84,7 @@ def check(path: str | None, *, as_json: bool) -> None:
     config = _load(path)
     findings = uvloop.run(checks.examine(config))
     findings += [
-        checks.Finding("warning", f"{name} is set and is no setting") for name in unknown()
+        checks.Finding("warning", f"{name} is set and is no setting") for name in unknown(config=config)
     ]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings]))

@@ -5,8 +5,10 @@ Config: every setting of the collector, from a TOML file and the environment.
 
 `COLLECTOR_<SECTION>_<KEY>` overrides a setting, `COLLECTOR_<SECTION>_<KEY>_FILE` does so with
 what stands in a file, which is how secrets should come. For a destination the section is its name:
-`COLLECTOR_DESTINATIONS_<NAME>_<KEY>`, with _ for what a variable's name cannot hold. Each room declares its own settings; here
-they are only put together, in the order in which an event meets them.
+`COLLECTOR_DESTINATIONS_<NAME>_<KEY>`, with _ for what a variable's name cannot hold.
+
+Each room declares its own settings; here they are only put together, in the order in which an event
+meets them.
 
 Errors   ConfigError naming file or variable, setting and reason, before anything listens.
 """
@@ -16,7 +18,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -104,7 +106,11 @@ def _override(
         value = _value(variable, environ)
         if value is None:
             continue
-        given = _list(variable, value) if is_list(kind) else value
+        given: Any = value
+        if is_list(kind):
+            given = _list(variable, value)
+        elif get_origin(kind) is dict:
+            given = _json(variable, value)
         try:
             raw[setting] = msgspec.to_builtins(msgspec.convert(given, kind, strict=False))
         except msgspec.ValidationError as exc:
@@ -117,8 +123,13 @@ def _destinations(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], type[Se
     tables = raw.get("destinations")
     for table in tables if isinstance(tables, list) else []:
         if isinstance(table, dict) and table.get("type") in kinds_ and "name" in table:
-            name = re.sub(r"\W", "_", str(table["name"])).upper()
-            yield table, kinds_[table["type"]], f"{PREFIX}DESTINATIONS_{name}_"
+            yield table, kinds_[table["type"]], _prefix(str(table["name"]))
+
+
+def _prefix(name: str) -> str:
+    """What the variables of the destination *name* begin with."""
+    name = re.sub(r"\W", "_", name).upper()
+    return f"{PREFIX}DESTINATIONS_{name}_"
 
 
 def _value(variable: str, environ: Mapping[str, str]) -> str | None:
@@ -143,16 +154,22 @@ def _of_kubernetes(variable: str, value: str) -> bool:
 def _list(variable: str, value: str) -> Any:
     """A list in a variable: JSON, or words with commas between them."""
     if value.lstrip().startswith("["):
-        try:
-            return msgspec.json.decode(value)
-        except msgspec.DecodeError as exc:
-            raise ConfigError(f"{variable}: {exc}; write a JSON list") from exc
+        return _json(variable, value)
     return [word.strip() for word in value.split(",") if word.strip()]
 
 
-def unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Variables that look like ours and are no setting."""
+def _json(variable: str, value: str) -> Any:
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError as exc:
+        raise ConfigError(f"{variable}: {exc}; write a JSON list or object") from exc
+
+
+def unknown(environ: Mapping[str, str] = os.environ, config: Config | None = None) -> list[str]:
+    """Variables that look like ours and are no setting; *config* tells of its destinations."""
     known = set(_variables(Config, PREFIX))
+    for destination in config.destinations if config is not None else ():
+        known.update(_variables(type(destination), _prefix(destination.name)))
     return sorted(
         name
         for name in environ

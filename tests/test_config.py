@@ -12,14 +12,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from collector.config import Config, find, load, unknown
+from collector.destinations import AnyDestination
+from collector.destinations.webhook import WebhookSettings
 from collector.errors import ConfigError
-from collector.settings import Section, is_list, is_table, kinds
+from collector.settings import Section, is_table, kinds
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = REPOSITORY / "config" / "collector.toml"
@@ -44,12 +46,12 @@ OTHERS: dict[str, Any] = {
 
 
 def settings_of(section: type[Section], prefix: str = "") -> list[str]:
-    """Every setting but the sources, in the order of the code: `store.dedupe.window_days`."""
+    """Every setting but sources and destinations, in the order of the code: `store.dsn`."""
     found = []
     for name, kind in kinds(section).items():
         if is_table(kind):
             found += settings_of(kind, f"{prefix}{name}.")
-        elif not (is_list(kind) and name == "sources"):
+        elif name not in {"sources", "destinations"}:
             found.append(prefix + name)
     return found
 
@@ -120,7 +122,7 @@ def test_the_shipped_file_has_every_setting_once_and_in_the_order_of_the_code() 
         for name, value in table.items():
             if isinstance(value, dict):
                 found += names(value, f"{prefix}{name}.")
-            elif name != "sources":
+            elif name not in {"sources", "destinations"}:
                 found.append(prefix + name)
         return found
 
@@ -129,6 +131,13 @@ def test_the_shipped_file_has_every_setting_once_and_in_the_order_of_the_code() 
     assert [list(source) for source in raw["sources"]] == [
         [field.name for field in msgspec.structs.fields(type(Config().sources[0]))]
     ]
+
+
+def test_each_destination_of_the_shipped_file_can_be_used(file: Path) -> None:
+    _, marker, examples = SHIPPED.read_text().partition("\n# [[destinations]]\n")
+    file.write_text(f"{marker}{examples}".replace("\n# ", "\n"))
+    loaded = load(file, {}).destinations
+    assert {type(one) for one in loaded} == set(get_args(AnyDestination))
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -462,3 +471,52 @@ def test_check_reports_variables_that_are_no_settings(tmp_path: Path) -> None:
     ended = command(tmp_path, "check", COLLECTOR_INGEST_PROT="1")
     assert ended.returncode == 0
     assert "COLLECTOR_INGEST_PROT is set and is no setting" in ended.stdout
+
+
+# --- Destinations ------------------------------------------------------------------------------
+
+HOOK = '[[destinations]]\ntype = "webhook"\nname = "my-crm"\nurl = "https://crm.example/"\n'
+
+
+def test_a_secret_of_a_destination_comes_from_a_file(file: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hush\n")
+    file.write_text(HOOK + 'signature = "v2"\n')
+    environ = {
+        "COLLECTOR_DESTINATIONS_MY_CRM_SECRET_FILE": str(secret),
+        "COLLECTOR_DESTINATIONS_MY_CRM_BATCH_EVENTS_MAX": "7",
+    }
+    (hook,) = load(file, environ).destinations
+    assert isinstance(hook, WebhookSettings)
+    assert (hook.secret, hook.batch_events_max) == ("hush", 7)
+    assert unknown(environ, load(file, environ)) == []
+
+
+def test_a_variable_of_an_unknown_destination_is_told() -> None:
+    environ = {"COLLECTOR_DESTINATIONS_NOBODY_SECRET": "x", "COLLECTOR_DESTINATIONS": "[]"}
+    assert unknown(environ) == ["COLLECTOR_DESTINATIONS_NOBODY_SECRET"]
+
+
+def test_destinations_come_from_a_variable_as_json() -> None:
+    hooks = [{"type": "webhook", "name": "crm", "url": "https://crm.example/"}]
+    environ = {"COLLECTOR_DESTINATIONS": json.dumps(hooks)}
+    assert [one.name for one in load(None, environ).destinations] == ["crm"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "what"),
+    [
+        (HOOK + HOOK, "destinations[1].name", "used twice"),
+        (HOOK.replace('"webhook"', '"fax"'), "destinations[0].type", "fax"),
+        (HOOK + 'colour = "red"', "destinations[0]", "colour"),
+        (HOOK.replace("my-crm", "my crm"), "destinations[0].name", "regex"),
+        (HOOK + 'start = "soon"', "destinations[0]", "start"),
+    ],
+)
+def test_a_destination_that_cannot_be_is_refused(
+    text: str, where: str, what: str, file: Path
+) -> None:
+    file.write_text(text)
+    detail = refusal(file)
+    assert where in detail
+    assert what in detail

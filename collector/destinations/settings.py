@@ -7,6 +7,7 @@ Units    seconds, bytes and plain counts, as the names say.
 from __future__ import annotations
 
 from ipaddress import ip_network
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -93,6 +94,13 @@ class DestinationSettings(Section, frozen=True, kw_only=True, tag_field="type", 
     def __post_init__(self) -> None:
         for network in self.private_addresses:
             ip_network(network, strict=False)  # its ValueError says what is wrong
+        if self.start not in {"now", "beginning"}:
+            try:
+                datetime.fromisoformat(self.start)
+            except ValueError:
+                raise ValueError(
+                    f"start is {self.start!r}: write now, beginning or a time such as 2026-01-31"
+                ) from None
 
     def build(self, http: Outbound) -> Destination[Any]:
         """The destination with these settings, which sends through *http*."""

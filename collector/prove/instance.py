@@ -25,7 +25,6 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from collector.config import Config
 from collector.errors import CollectorError
 from collector.store.embedded import dsn_of
 
@@ -68,9 +67,8 @@ class Instance:
             "COLLECTOR_SOURCES": msgspec.json.encode(
                 [{"name": SOURCE, "write_key": self.key}]
             ).decode(),
+            "COLLECTOR_DESTINATIONS": "[]",  # none of it is for anybody else
         }
-        if "destinations" in Config.__struct_fields__:
-            self._environment["COLLECTOR_DESTINATIONS"] = "[]"  # none of it is for anybody else
         if config is not None:
             self._environment["COLLECTOR_CONFIG"] = str(config.absolute())
 

@@ -17,7 +17,7 @@ import os
 import socket
 import uuid
 from collections.abc import Awaitable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 
@@ -73,9 +73,11 @@ class Maintenance:
             await self._try(connection, partitions.rescue(connection, "events", oldest))
             await self._try(connection, partitions.rescue(connection, "seen", oldest_seen))
             if oldest is not None:
-                await self._try(connection, partitions.drop_before(connection, "events", oldest))
+                await self._try(connection, self._drop_events(connection, oldest))
             await self._try(connection, partitions.drop_before(connection, "seen", oldest_seen))
             await self._try(connection, self._drop_rejected(connection))
+            await self._try(connection, self._drop_delivery_log(connection))
+            await self._try(connection, self._drop_claims(connection))
             await self._try(connection, partitions.index_closed_days(connection))
         first_seq = await connection.fetchval("select min(first_seq) from collector.seen")
         if first_seq is not None:
@@ -90,15 +92,46 @@ class Maintenance:
                 raise
             log.warning("A step of maintenance is put off to the next round: %s", says(exc))
 
+    async def _drop_events(self, connection: Connection, oldest: date) -> None:
+        """Drop the days before *oldest*, but for what a destination has not come past."""
+        settings = self._settings
+        # One that no collector has had for a day was taken out of the settings.
+        beyond = await connection.fetchval(
+            "select min(c.position) from collector.couriers c "
+            "where c.state in ('running', 'paused') and exists (select from collector.leases l "
+            "where l.name = 'destination:' || c.destination "
+            "and l.expires_at > now() - interval '1 day')"
+        )
+        keep = None
+        if beyond is not None:
+            since = oldest - timedelta(settings.retention_extra_days)
+            keep = partitions.Keep(beyond, since)
+        await partitions.drop_before(connection, "events", oldest, unless=keep)
+
     async def _drop_rejected(self, connection: Connection) -> None:
         """Delete old rejected events, a few at a time."""
+        days = self._settings.rejected_retention_days
+        await self._delete(connection, "rejected_events", "rejected_at", days)
+
+    async def _drop_delivery_log(self, connection: Connection) -> None:
+        """Delete what `trace` need not tell any more."""
+        days = self._settings.delivery_log_days
+        await self._delete(connection, "delivery_log", "at", days)
+
+    async def _drop_claims(self, connection: Connection) -> None:
+        """Delete the business keys of events that are gone."""
+        days = self._settings.retention_days
+        if days:
+            await self._delete(connection, "claims", "claimed_at", days)
+
+    async def _delete(self, connection: Connection, table: str, column: str, days: int) -> None:
         while True:
             done = await connection.execute(
-                "delete from collector.rejected_events where id in ("
-                "select id from collector.rejected_events "
-                "where rejected_at < now() - make_interval(days => $1) "
-                "order by rejected_at limit $2)",
-                self._settings.rejected_retention_days,
+                f"delete from collector.{table} where ctid = any(array("
+                f"select ctid from collector.{table} "
+                f"where {column} < now() - make_interval(days => $1) "
+                f"order by {column} limit $2))",
+                days,
                 DELETE_ROWS,
             )
             if done != f"DELETE {DELETE_ROWS}":

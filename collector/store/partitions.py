@@ -7,7 +7,8 @@ Partitions: one a day (UTC), made ahead; indexes for the days that are over; ret
                  (event, timestamp), each built in one sorted go without blocking the writer
 
 What arrived while a day had no partition went to the default one, and moves when it is made. What
-a clock that was wrong by years has dated before the retention stays there: it is not old.
+a clock that was wrong by years has dated before the retention stays there: it is not old. A day
+that a destination still needs stays, too, up to a bound.
 
 Units    days are UTC dates of `received_at`, which is the collector's clock.
 Errors   Postgres' own pass through; the next round tries again.
@@ -15,6 +16,7 @@ Errors   Postgres' own pass through; the next round tries again.
 
 import logging
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 
 import asyncpg
 
@@ -41,6 +43,13 @@ CLOSED_DAY = (
     ("anonymous_id", "(anonymous_id, timestamp) where anonymous_id is not null"),
     ("event", "(event, timestamp) where event is not null"),
 )
+
+
+class Keep(NamedTuple):
+    """What stays beyond its retention."""
+
+    beyond: int  # seq that every destination has come past
+    since: date  # days before go all the same
 
 
 def name_of(table: str, day: date) -> str:
@@ -179,14 +188,26 @@ async def _is_busy(connection: Connection, name: str) -> bool:
     return False
 
 
-async def drop_before(connection: Connection, table: str, day: date) -> int:
+async def drop_before(
+    connection: Connection, table: str, day: date, *, unless: Keep | None = None
+) -> int:
     """Drop the partitions of *table* for days before *day*, and return how many."""
     dropped = 0
     for name in await names(connection, table):
         if name < name_of(table, day):
+            if unless is not None and await _is_needed(connection, table, name, unless):
+                continue
             async with connection.transaction():
                 await connection.execute(f"set local lock_timeout = {LOCK_SECONDS * 1000:.0f}")
                 await connection.execute(f"drop table if exists {SCHEMA}.{name}")
             log.info("Dropped a day past its retention", extra={"partition": name})
             dropped += 1
     return dropped
+
+
+async def _is_needed(connection: Connection, table: str, name: str, keep: Keep) -> bool:
+    """Whether a destination has not come past the events of this partition, and may still."""
+    if name < name_of(table, keep.since):
+        return False
+    newest = await connection.fetchval(f"select max(seq) from {SCHEMA}.{name}")
+    return newest is not None and newest > keep.beyond

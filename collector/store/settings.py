@@ -14,7 +14,9 @@ class StoreSettings(Section, frozen=True, kw_only=True):
     linger_seconds: SecondsOrNone = 0.05  # a light load is gathered this long
     batch_seconds_max: Seconds = 60.0  # Postgres that does not take a batch in this time is away
     retention_days: CountOrNone = 365  # of events, by day; 0 keeps them for ever
+    retention_extra_days: CountOrNone = 30  # for days that a destination has not come past
     rejected_retention_days: Count = 30
+    delivery_log_days: Count = 30  # what became of which event at which destination
     drain_seconds: SecondsOrNone = 15.0  # on stop, to store what is still in the journal
     dedupe: DedupeSettings = DedupeSettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
