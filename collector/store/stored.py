@@ -157,17 +157,21 @@ class StoredEvent:
     def message(self) -> dict[str, Any]:
         """The event as Segment's API has it; JSON members as text (msgspec.Raw), to be encoded."""
         found: dict[str, Any] = {"messageId": self.message_id, "type": self.type}
-        for key, value in (
-            ("event", self.event),
-            ("name", self.name),
-            ("category", self.category),
-            ("userId", self.user_id),
-            ("anonymousId", self.anonymous_id),
-            ("groupId", self.group_id),
-            ("previousId", self.previous_id),
-        ):
-            if value is not None:
-                found[key] = value
+        # Spelt out, because this is done for every event and destination.
+        if self.event is not None:
+            found["event"] = self.event
+        if self.name is not None:
+            found["name"] = self.name
+        if self.category is not None:
+            found["category"] = self.category
+        if self.user_id is not None:
+            found["userId"] = self.user_id
+        if self.anonymous_id is not None:
+            found["anonymousId"] = self.anonymous_id
+        if self.group_id is not None:
+            found["groupId"] = self.group_id
+        if self.previous_id is not None:
+            found["previousId"] = self.previous_id
         found["timestamp"] = moment(self.timestamp)
         if self.original_timestamp is not None:
             found["originalTimestamp"] = moment(self.original_timestamp)
