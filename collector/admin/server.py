@@ -5,6 +5,7 @@ Admin: the second port, for the operator's eyes: metrics, health and the state o
     GET /health/live    200 while the event loop turns
     GET /health/ready   200 while events can be journaled; Postgres may be away, the body says so
     GET /status         what `collector status` shows
+    …                   destinations, dead letters, replays and traces: see api.py
 
 `/metrics` and `/health` answer any Host. All else checks Host against an allow-list (DNS
 rebinding) and Sec-Fetch-Site or Origin (requests made by other sites' pages), and asks for a token
@@ -18,13 +19,15 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from collector import metrics
+from collector.admin.answers import answer, problem
+from collector.admin.api import BODY_BYTES_MAX, Api
 from collector.errors import CollectorError, ConfigError
 from collector.settings import Port, Section
+from collector.store.desk import Connect
 
 Facts = Callable[[], dict[str, Any]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -53,23 +56,35 @@ def is_loopback(host: str) -> bool:
 
 
 class Admin:
-    """The admin port. *ready* raises what keeps events from being journaled."""
+    """
+    The admin port. *ready* raises what keeps events from being journaled; *connect* gives a
+    connection to Postgres, without which there is nothing to be asked about deliveries.
+    """
 
-    def __init__(self, settings: AdminSettings, ready: Callable[[], None], status: Facts) -> None:
+    def __init__(
+        self,
+        settings: AdminSettings,
+        ready: Callable[[], None],
+        status: Facts,
+        connect: Connect | None = None,
+    ) -> None:
         self._settings = settings
         self._ready = ready
         self._status = status
+        self._connect = connect
         self._hosts = {*LOOPBACK_HOSTS, settings.host, *settings.allowed_hosts}
         self._runner: web.AppRunner | None = None
         self.port = settings.port
 
     async def start(self) -> None:
         """Listen. ConfigError if the address cannot be had."""
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._health)
         app.router.add_get("/status", self._show)
+        if self._connect is not None:
+            app.router.add_routes(Api(self._connect).routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         settings = self._settings
@@ -96,13 +111,13 @@ class Admin:
         try:
             return await handler(request)
         except web.HTTPException as exc:
-            return _problem(exc.status, exc.reason.lower().replace(" ", "_"), exc.text or "")
+            return problem(exc.status, exc.reason.lower().replace(" ", "_"), exc.text or "")
 
     def _refusal(self, request: web.Request) -> web.Response | None:
         host = request.host.rpartition(":")[0] if ":" in request.host else request.host
         host = host.strip("[]") or request.host.strip("[]")
         if host not in self._hosts:
-            return _problem(
+            return problem(
                 403, "unknown_host", "this name is not in admin.allowed_hosts: add it, or use an IP"
             )
         site = request.headers.get("Sec-Fetch-Site")
@@ -110,14 +125,14 @@ class Admin:
         if site not in {None, "same-origin", "none"} or (
             site is None and origin not in {None, f"{request.scheme}://{request.host}"}
         ):
-            return _problem(403, "foreign_site", "other sites' pages may not ask here")
+            return problem(403, "foreign_site", "other sites' pages may not ask here")
         if is_loopback(self._settings.host):
             return None
         token = self._settings.token
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and hmac.compare_digest(token.encode(), given.encode(errors="replace")):
             return None
-        return _problem(
+        return problem(
             401, "missing_token", "send Authorization: Bearer with the token of admin.token"
         )
 
@@ -136,20 +151,10 @@ class Admin:
         try:
             self._ready()
         except CollectorError as exc:
-            return _json(
+            return answer(
                 503, {"status": "not_ready", "code": exc.code, "reason": exc.detail} | body
             )
-        return _json(200, {"status": "ready"} | body)
+        return answer(200, {"status": "ready"} | body)
 
     async def _show(self, request: web.Request) -> web.Response:
-        return _json(200, self._status())
-
-
-def _json(status: int, value: object) -> web.Response:
-    return web.Response(
-        status=status, body=msgspec.json.encode(value), content_type="application/json"
-    )
-
-
-def _problem(status: int, code: str, message: str) -> web.Response:
-    return _json(status, {"code": code, "message": message})
+        return answer(200, self._status())

@@ -37,11 +37,13 @@ _ITS_FAULT = ("21", "22", "25", "2F", "38", "39", "42", "54", "0A", "P0")
 
 
 async def may_become_reader(connection: Connection) -> bool:
-    """Whether there is a role that can only read, and we may take it on."""
+    """Whether there is a role that can only read, was admitted, and may be taken on by us."""
     may: bool = await connection.fetchval(
-        "select coalesce((select pg_has_role(current_user, oid, 'member') from pg_roles "
-        "where rolname = $1), false)",
+        "select coalesce((select pg_has_role(current_user, oid, 'member') "
+        "and has_schema_privilege(oid, to_regnamespace($2), 'usage') "
+        "from pg_roles where rolname = $1), false)",
         READER,
+        SCHEMA,
     )
     return may
 

@@ -33,6 +33,13 @@ async def test_the_role_reads_tables_that_are_made_later(connection: Connection)
         assert await connection.fetchval("select count(*) from collector.events_p20250101") == 0
 
 
+async def test_a_role_that_was_not_admitted_is_not_taken_on(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    async with reader.reading(connection):
+        assert await connection.fetchval("select current_user") == "collector"
+    await connection.close()
+
+
 async def test_admitting_again_changes_nothing(connection: Connection) -> None:
     await reader.admit(connection)
     async with reader.reading(connection):

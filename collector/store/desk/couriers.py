@@ -20,7 +20,7 @@ from collector.errors import BadRequest
 from collector.store.postgres import Connection
 
 LIVE = 0  # the replay that is none
-LEASE = "destination/"  # and the name
+LEASE = "destination:"  # and the name
 RATE_SECONDS = 60.0
 BY_HAND = "by_hand"
 DETAIL_CHARS = 500
