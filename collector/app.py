@@ -61,7 +61,9 @@ class App:
         )
         self.store.listener = self.dispatch.stored
         self.dispatch.publish(self._accounts)
-        self.admin = Admin(config.admin, self.journal.check_room, self.status)
+        self.admin = Admin(
+            config.admin, self.journal.check_room, self.status, self.store.postgres.connect
+        )
         self.ingest = Ingest(config.ingest, config.sources, self.journal)
         self.store.books.publish(self._accounts)
         metrics.REGISTRY.register(self._accounts)
