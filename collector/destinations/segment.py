@@ -143,9 +143,9 @@ class Segment(Destination[SegmentSettings]):
         original = event.timestamp
         if self._keeps_original and event.original_timestamp is not None:
             original = event.original_timestamp
-        message["context"] = context
         message["timestamp"] = _moment(event.timestamp)
         message["originalTimestamp"] = _moment(original)
+        message["context"] = context
         text = encode(message)[:-1]
         size = len(text) + SENT_AT_BYTES
         if size > self.settings.event_bytes_max:
@@ -164,7 +164,9 @@ class Segment(Destination[SegmentSettings]):
             if lead not in ends:
                 ends[lead] = SENT_AT % moment(min(max(now + lead, EARLIEST), LATEST)).encode()
         items = [parcel.payload.text + ends[parcel.payload.lead] for parcel in batch]
-        body = b'{"batch":[%b]}' % b",".join(items)
+        items[0] = b'{"batch":[' + items[0]
+        items[-1] += b"]}"
+        body = b",".join(items)  # copied once
         if self.settings.gzip:
             body = await asyncio.to_thread(gzip.compress, body, GZIP_LEVEL, mtime=0)
         answer = await self.http.send("POST", self.settings.endpoint, body, self._headers)

@@ -113,7 +113,10 @@ class Webhook(Destination[WebhookSettings]):
         headers = dict(self._headers)
         first: bytes = batch[0].payload
         if self.settings.batch:
-            body = b"[" + b",".join([parcel.payload for parcel in batch]) + b"]"
+            pieces = [parcel.payload for parcel in batch]
+            pieces[0] = b"[" + first
+            pieces[-1] += b"]"
+            body = b",".join(pieces)  # copied once
         else:
             assert len(batch) == 1, "`batch_events_max` is 1"
             body = first

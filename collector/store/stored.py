@@ -12,6 +12,7 @@ Errors   none; Postgres gives back nothing that is no JSON.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ import msgspec
 from msgspec import Raw
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+SECONDS_KEPT_MAX = 4_096
 OURS = "collector"  # the member of `extra` with our own notes; it leaves the collector never
 
 Json = Mapping[str, Any]
@@ -29,8 +31,14 @@ _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 
 def moment(at: int) -> str:
     """*at*, in microseconds, as ISO 8601 with milliseconds, as SDKs write it."""
-    text = (EPOCH + timedelta(microseconds=at)).isoformat(timespec="milliseconds")
-    return f"{text[:23]}Z"
+    second, rest = divmod(at, 1_000_000)
+    return f"{_second(second)}.{rest // 1_000:03d}Z"
+
+
+@lru_cache(SECONDS_KEPT_MAX)
+def _second(since: int) -> str:
+    """Events that are read together share most of their seconds, and half of the cost was this."""
+    return (EPOCH + timedelta(seconds=since)).isoformat()[:19]
 
 
 class StoredEvent:
