@@ -1,6 +1,8 @@
 """The gate: what may go to a destination, and the word for why something may not."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from collector.destinations import gate as gates
 from collector.destinations.base import PREFERENCE_EVENT
 from collector.destinations.bots import AGENT_CHARS, is_bot
 from collector.destinations.gate import REASONS, Gate
-from collector.destinations.settings import DestinationSettings
+from collector.destinations.settings import DestinationSettings, Override
 from collector.errors import ConfigError
 from collector.event import EVENT_TYPES
 from collector.store.stored import StoredEvent
@@ -551,3 +553,15 @@ def test_nothing_but_a_grant_is_a_grant(context: dict[str, Any]) -> None:
     else:
         assert "a" in management["allowedConsentIds"]
         assert "a" not in (management.get("deniedConsentIds") or ())
+
+
+# --- documentation -------------------------------------------------------------------------------
+
+
+def test_every_reason_and_filter_is_explained() -> None:
+    page = Path(__file__).parents[2] / "docs" / "destinations" / "filters.md"
+    explained = set(re.findall(r"`(\w+)", page.read_text()))
+    settings = list(DestinationSettings.__struct_fields__)
+    filters = settings[settings.index("types") : settings.index("overrides") + 1]
+    assert len(filters) > 12
+    assert {*REASONS, *filters, *Override.__struct_fields__} - explained <= {"once"}

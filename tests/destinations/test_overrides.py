@@ -3,13 +3,18 @@
 import copy
 import inspect
 import json
+import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from collector.destinations.device import truncated
+from collector.destinations.expressions import expression
 from collector.destinations.overrides import Overrides, changed
 from collector.destinations.settings import DestinationSettings, Override
 from collector.errors import ConfigError
@@ -470,3 +475,35 @@ def test_a_bad_override_stops_the_start_and_says_what_to_do(
 def test_merge_and_not_null_take_any_number() -> None:
     found = apply(order(), {"set": {"properties": "not_null(properties.x, traits, {a: event})"}})
     assert found.properties == {"a": "Order Completed"}
+
+
+# --- documentation -------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "destinations" / "filters.md").read_text()
+
+
+def test_the_examples_of_the_documentation_do_what_it_says() -> None:
+    blocks = re.findall(r"```toml\n(\[\[destinations\.overrides\]\].*?)```", PAGE, re.S)
+    first, second = (tomllib.loads(block)["destinations"]["overrides"][0] for block in blocks)
+    assert msgspec.convert(first, Override)
+    cheap = [{k: v for k, v in one.items() if k != "cost"} for one in ORDER["products"]]
+    after = apply(order(), first)
+    assert after.event == "Purchase"
+    assert after.properties == {
+        "order_id": "o-1", "total": 27.5, "products": cheap, "value": 27.5, "shop": "de"
+    }  # fmt: skip
+    assert apply(order(), second).properties == ORDER
+    dear = ORDER | {"products": [{"product_id": "p9", "price": 500}]}
+    after = apply(order(properties=dear), second)
+    assert after.properties == {
+        "order_id": "o-1", "total": 27.5, "products": [{"product_id": "p9"}], "tier": "gold"
+    }  # fmt: skip
+    assert after.user_id == "u"
+
+
+def test_the_expressions_of_the_documentation_are_some() -> None:
+    table = PAGE[PAGE.index("| expression | says |") : PAGE.index("Text is in single quotes")]
+    found = re.findall(r"^\| (`+)(.+?)\1 \|", table, re.M)
+    assert len(found) == 8
+    for _, text in found:
+        expression(text.replace("\\|", "|"), "documentation")
