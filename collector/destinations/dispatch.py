@@ -138,7 +138,6 @@ class Dispatch:
         self._task: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
         self._counted_at = float("-inf")
-        self._trouble: str | None = None
 
     # --- life --------------------------------------------------------------------------------
 
@@ -184,13 +183,7 @@ class Dispatch:
         while True:
             try:
                 await self._round()
-                if self._trouble is not None:
-                    log.info("Destinations go on")
-                self._trouble = None
-            except Unreachable as exc:
-                if self._trouble != exc.detail:
-                    log.warning("Destinations wait for Postgres: %s", exc.detail)
-                self._trouble = exc.detail
+            except Unreachable:  # the line has logged it
                 self._hold()
             except Exception:
                 log.exception("The dispatcher failed inside the collector")

@@ -390,7 +390,9 @@ async def _letters(connection: Connection, destination: str, letters: Sequence[D
 
 def _cut(text: str | None) -> str | None:
     """What Postgres takes of a text from elsewhere."""
-    return None if text is None else text.replace("\0", " ")[:DETAIL_CHARS]
+    if text is None:
+        return None
+    return text[:DETAIL_CHARS].replace("\0", " ").encode(errors="replace").decode()
 
 
 # --- business keys ---------------------------------------------------------------------------

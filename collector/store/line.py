@@ -8,6 +8,7 @@ Errors   Unreachable for whatever is Postgres' state or the way to it; a job's o
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ from collector.store.postgres import (
     says,
     within,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -44,6 +47,7 @@ class Line:
         self._seconds = seconds
         self._turn = asyncio.Lock()
         self._connection: Connection | None = None
+        self._trouble: str | None = None  # the last that was told
 
     async def do(self, job: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """Do *job*, which is given a connection and *arguments*."""
@@ -54,17 +58,30 @@ class Line:
                 async def work() -> T:
                     return await job(connection, *arguments)
 
-                return await within(connection, self._seconds, work())
+                done = await within(connection, self._seconds, work())
             except (asyncpg.PostgresError, *CLIENT_ERRORS, OSError, TimeoutError) as exc:
                 if is_poison(exc):
                     raise
                 await self._drop()
+                self._tell(says(exc))
                 code = f"sqlstate_{getattr(exc, 'sqlstate', None) or 'none'}"
                 raise Unreachable(code, f"Postgres cannot be used now: {says(exc)}") from exc
+            except Unreachable as exc:
+                self._tell(exc.detail)
+                raise
             except BaseException:
                 if self._connection is not None and self._connection.is_closed():
                     await self._drop()
                 raise
+
+            self._trouble = None
+            return done
+
+    def _tell(self, trouble: str) -> None:
+        """Log *trouble* once: whoever waits tries again every second."""
+        if trouble != self._trouble:
+            log.warning("Destinations wait for Postgres: %s", trouble)
+        self._trouble = trouble
 
     async def close(self) -> None:
         """End the connection."""
