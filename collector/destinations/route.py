@@ -31,5 +31,5 @@ class Route:
 
     def map(self, event: StoredEvent, person: Json) -> Mapped:
         """What is sent for *event*."""
-        restricted = self._gate.restricts(event)
-        return self._destination.map(Mail(self._overrides(event), person, restricted))
+        changed, person = self._overrides(event), self._overrides.person(event, person)
+        return self._destination.map(Mail(changed, person, self._gate.restricts(event)))

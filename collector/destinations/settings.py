@@ -26,7 +26,7 @@ Text = Annotated[str, Meta(min_length=1)]
 
 class Override(Section, frozen=True, kw_only=True):
     """
-    What is changed in an event before a destination maps it; see `mapping.py`.
+    What is changed in an event before a destination maps it; see `overrides.py`.
 
     Expressions are JMESPath over the event as Segment's API has it; targets are dotted paths.
     """
