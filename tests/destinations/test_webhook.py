@@ -3,8 +3,13 @@
 import hashlib
 import hmac
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,8 +30,6 @@ from tests.destinations.contract import HOOK_SECRETS, Case, Rig, outbound, webho
 from tests.destinations.contract import rig as make_rig
 from tests.destinations.events import odd_events, stored
 from tests.destinations.vendors import Hook
-
-MakeRig = Callable[..., AbstractAsyncContextManager[Rig]]
 
 
 @asynccontextmanager
@@ -221,3 +224,44 @@ def test_secrets_are_known_and_not_shown() -> None:
     assert settings.secret_values() == ("s3cret-a", "s3cret-b")
     assert "s3cret" not in f"{settings} {settings!r}"
     assert "secret='***', " in repr(settings)
+
+
+# --- the examples of the documentation ------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "destinations" / "webhook.md").read_text()
+
+
+def example(language: str) -> str:
+    found = re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_python_example_verifies_what_is_sent() -> None:
+    names: dict[str, Any] = {}
+    exec(example("python"), names)
+    now = int(time.time())
+    header = sign(b"s3cret", ORDER_BODY, now)
+    assert names["verify"](b"s3cret", header, ORDER_BODY)
+    assert not names["verify"](b"s3cret", header, ORDER_BODY + b" ")
+    assert not names["verify"](b"other", header, ORDER_BODY)
+    assert not names["verify"](b"s3cret", sign(b"s3cret", ORDER_BODY, now - 400), ORDER_BODY)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="runs an example in Node")
+def test_the_node_example_verifies_what_is_sent() -> None:
+    now = int(time.time())
+    calls = [
+        (b"s3cret", sign(b"s3cret", ORDER_BODY, now), ORDER_BODY, True),
+        (b"s3cret", sign(b"s3cret", ORDER_BODY, now), ORDER_BODY + b" ", False),
+        (b"other", sign(b"s3cret", ORDER_BODY, now), ORDER_BODY, False),
+        (b"s3cret", sign(b"s3cret", ORDER_BODY, now - 400), ORDER_BODY, False),
+        (b"s3cret", f"t={now},v1=ab", ORDER_BODY, False),
+    ]
+    lines = [
+        f"console.log(verify({secret.decode()!r}, {header!r}, Buffer.from({body.hex()!r}, 'hex')))"
+        for secret, header, body, _ in calls
+    ]
+    program = "\n".join([example("js"), *lines])
+    shown = subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == [str(expected).lower() for *_, expected in calls]
