@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from collector.destinations.base import Destination, Mail, Outcome, Parcel
+from collector.destinations.meta import MetaSettings
 from collector.destinations.outbound import Outbound
 from collector.destinations.segment import SegmentSettings
 from collector.destinations.settings import DestinationSettings
 from collector.destinations.webhook import WebhookSettings
 from collector.store.stored import NOTHING, StoredEvent
 from tests.destinations.events import stored
+from tests.destinations.fake_meta import MetaApi
 from tests.destinations.vendors import Hook, SegmentApi, Vendor
 
 LOOPBACK = ["127.0.0.0/8"]
@@ -128,10 +130,27 @@ def segment(url: str, **settings: Any) -> SegmentSettings:
     )
 
 
+def meta(url: str, **settings: Any) -> MetaSettings:
+    return MetaSettings(
+        **{
+            "name": "meta",
+            "base_url": url,
+            "dataset_id": MetaApi.dataset_id,
+            "access_token": MetaApi.token,
+            "app_secret": MetaApi.app_secret,
+            "test_event_code": MetaApi.test_event_code,
+            "timeout_seconds": 1.0,
+            "private_addresses": LOOPBACK,
+        }
+        | settings
+    )
+
+
 HOOK_SECRETS = (SECRET, TOKEN)
 
 CASES = (
     Case("webhook", Hook, webhook, HOOK_SECRETS),
     Case("webhook-batch", Hook, lambda url: webhook(url, batch=True, signature="v2"), HOOK_SECRETS),
     Case("segment", SegmentApi, segment, (SegmentApi.write_key, "d2tfbGl2ZV81ZTltZW50")),
+    Case("meta", MetaApi, meta, (MetaApi.token, MetaApi.app_secret), MetaApi.sample()),
 )

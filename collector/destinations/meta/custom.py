@@ -15,29 +15,35 @@ Errors   none here; `event.py` refuses a purchase without value or currency.
 Source   Meta, "Conversions API: Custom Data Parameters"; Segment, "V2 Ecommerce Events"
 """
 
-from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
+from collector.destinations import fields
+from collector.destinations.base import Mail
 from collector.destinations.meta.hashing import text_of
-from collector.destinations.meta.money import (
-    amount_of,
-    count_of,
-    currency_of,
-    decimal_of,
-    number,
-)
-from collector.destinations.meta.names import LISTS, PURCHASE, REFUNDS, fold
+from collector.destinations.meta.names import LISTS, PURCHASE, REFUNDS
 from collector.destinations.meta.privacy import free_properties
 from collector.destinations.meta.settings import MetaSettings, ValueSource
+from collector.destinations.money import amount, currency, value_of, value_of_products
 from collector.store.stored import Json
 
-ITEMS_MAX = 500  # of one event; beyond, the value still counts all
-DELIVERIES: Final = {"in_store", "curbside", "home_delivery"}
-ITEM_IDS: Final = ("product_id", "productId", "id", "sku")
-ORDER_IDS: Final = ("order_id", "orderId")
+ITEMS_MAX = 500  # of one event that are named; its value counts all
+DELIVERIES: Final = frozenset({"in_store", "curbside", "home_delivery"})
+CONTENT_TYPES: Final = frozenset(
+    {
+        "destination",
+        "flight",
+        "home_listing",
+        "hotel",
+        "offline_product",
+        "product",
+        "product_group",
+        "vehicle",
+        "vehicle_offer",
+    }
+)
 
 # Where the value stands, by Meta's name for the event.
 _VALUES: Final[Mapping[str, tuple[ValueSource, ...]]] = {
@@ -49,32 +55,37 @@ _VALUES: Final[Mapping[str, tuple[ValueSource, ...]]] = {
     "AddPaymentInfo": ("value",),
     PURCHASE: ("revenue", "value", "total"),
 }
-_LIST_VALUES: Final[tuple[ValueSource, ...]] = ("revenue", "value", "price", "total")
 _OTHER_VALUES: Final[tuple[ValueSource, ...]] = ("revenue", "value", "price", "total")
-_ORDERS: Final = {"InitiateCheckout", "AddPaymentInfo", PURCHASE}
-_TEXTS: Final = ("content_name", "content_category", "content_type", "search_string")
+_ONE_EACH: Final = frozenset({"ViewContent", "AddToWishlist"})  # whose price counts once
+_ORDERS: Final = frozenset({"InitiateCheckout", "AddPaymentInfo", PURCHASE})
+_COUNTED: Final = frozenset({"InitiateCheckout", PURCHASE})
+_TEXTS: Final = ("content_name", "content_category", "search_string")  # the sender knows Meta's
 
 
-def custom_data_of(
-    event: str | None, name: str, properties: Json, settings: MetaSettings
-) -> dict[str, Any]:
-    """What Meta is told of *event*, which it calls *name*."""
-    is_list = event is not None and fold(event) in LISTS
-    items = list(_items(properties))
+def custom_data_of(mail: Mail, name: str, settings: MetaSettings) -> dict[str, Any]:
+    """What Meta is told of the event of *mail*, which it calls *name*."""
+    properties = mail.event.properties
+    is_list = fields.folded(mail.event.event or "") in LISTS
+    items = fields.products(mail)
     found: dict[str, Any] = {}
-    _put_value(found, event, name, properties, items, settings, is_list=is_list)
+    worth = _value(mail, name, items, settings, is_list=is_list)
+    code = currency(mail, settings.currency_default.upper() or None)
+    if code is not None:
+        if worth is not None:
+            found["value"] = worth
+        found["currency"] = code
     _put_contents(found, name, properties, items, is_list=is_list)
-    if order := order_id(properties, loose=name == PURCHASE):
+    if order := fields.order_id(mail):
         found["order_id"] = order
     if name == "Search" and (query := _query(properties.get("query"))):
         found["search_string"] = query
     for key in ("predicted_ltv", "net_revenue"):
-        amount = amount_of(properties.get(key))
-        if amount is not None:
-            found[key] = amount
+        said = amount(properties.get(key), negative=True)
+        if said is not None:
+            found[key] = said
     if name == "CompleteRegistration" and isinstance(properties.get("status"), bool | str):
         found["status"] = properties["status"]
-    for key in _TEXTS:  # the sender knows Meta's own names
+    for key in _TEXTS:
         if text := text_of(properties.get(key)):
             found[key] = text
     for key, value in free_properties(properties, settings):
@@ -82,81 +93,32 @@ def custom_data_of(
     return found
 
 
-def order_id(properties: Json, *, loose: bool = False) -> str | None:
-    """The order's id; *loose* takes `id` for it too, as version 1 of the e-commerce events had."""
-    names = (*ORDER_IDS, "id") if loose else ORDER_IDS
-    return next((text for name in names if (text := text_of(properties.get(name)))), None)
-
-
-def _items(properties: Json) -> Iterator[Json]:
-    """The products of an event: its list, or itself where it is about a single one."""
-    products = properties.get("products")
-    if isinstance(products, list):
-        yield from (item for item in products[:ITEMS_MAX] if isinstance(item, Mapping))
-    elif isinstance(theirs := properties.get("contents"), list):  # as Meta has them
-        yield from (item for item in theirs[:ITEMS_MAX] if isinstance(item, Mapping))
-    elif any(text_of(properties.get(name)) for name in ("product_id", "productId", "sku")):
-        yield properties
-    elif text_of(properties.get("id")) and decimal_of(properties.get("price")) is not None:
-        yield properties  # version 1
-
-
-def _put_value(
-    found: dict[str, Any],
-    event: str | None,
-    name: str,
-    properties: Json,
-    items: list[Json],
-    settings: MetaSettings,
-    *,
-    is_list: bool,
-) -> None:
+def _value(
+    mail: Mail, name: str, items: list[Json], settings: MetaSettings, *, is_list: bool
+) -> int | float | None:
     sources: tuple[ValueSource, ...] = _VALUES.get(name, _OTHER_VALUES)
     if is_list:
-        sources = _LIST_VALUES
+        sources = _OTHER_VALUES
     elif settings.value_source and name in _ORDERS:
         sources = tuple(settings.value_source)
-    by_quantity = settings.multiply_quantity and name not in {"ViewContent", "AddToWishlist"}
-    value = next(
-        (
-            amount
-            for source in sources
-            if (amount := _amount(source, properties, items, by_quantity=by_quantity)) is not None
-        ),
-        None,
-    )
-    given = properties.get("currency")
-    currency = currency_of(settings.currency_default if given is None else given)
-    if value is not None and value < 0 and fold(event or "") not in REFUNDS:
-        value = None
-    if value is not None and currency is not None:
-        found["value"] = number(value)
-    if currency is not None:
-        found["currency"] = currency
-
-
-def _amount(
-    source: ValueSource, properties: Json, items: list[Json], *, by_quantity: bool
-) -> Decimal | None:
-    if source == "price":
-        price = decimal_of(properties.get("price"))
-        if price is None or not by_quantity:
-            return price
-        return price * (count_of(properties.get("quantity")) or 1)
-    if source == "products":
-        prices = [
-            price * (count_of(item.get("quantity")) or 1)
-            for item in items
-            if (price := decimal_of(item.get("price"))) is not None
-        ]
-        return sum(prices, Decimal(0)) if prices else None
-    return decimal_of(properties.get(source))
+    one_each = name in _ONE_EACH or not settings.multiply_quantity
+    refund = fields.folded(mail.event.event or "") in REFUNDS
+    for source in sources:
+        if source == "products":
+            found = value_of_products(items)
+        elif source == "price" and one_each:
+            found = amount(mail.event.properties.get("price"))
+        else:
+            found = value_of(mail, source, negative=refund)
+        if found is not None:
+            return found
+    return None
 
 
 def _put_contents(
     found: dict[str, Any], name: str, properties: Json, items: list[Json], *, is_list: bool
 ) -> None:
-    contents = [content for item in items if (content := _content(item))]
+    contents = [content for item in items[:ITEMS_MAX] if (content := _content(item))]
     category = _category(properties)
     if contents:
         found["content_ids"] = [content["id"] for content in contents]
@@ -165,61 +127,74 @@ def _put_contents(
     elif is_list and category:
         found["content_ids"] = [category]
         found["content_type"] = "product_group"
-    elif ids := [text for one in _list(properties.get("content_ids")) if (text := text_of(one))]:
+    elif ids := _texts(properties.get("content_ids")):  # as Meta has it
         found["content_ids"] = ids
         found["content_type"] = "product"
-    if name in {"InitiateCheckout", PURCHASE} and items:
-        found["num_items"] = sum(count_of(item.get("quantity")) or 1 for item in items)
-    if count := count_of(properties.get("num_items")):
+    if name in _COUNTED and items:
+        found["num_items"] = sum(map(_quantity, items))
+    if count := _whole(properties.get("num_items")):
         found["num_items"] = count
-    if category is None and len(items) == 1:
-        category = _category(items[0])
-    if category:
+    single = items[0] if len(items) == 1 else {}
+    if category := category or _category(single):
         found["content_category"] = category
-    product = items[0] if len(items) == 1 else {}
-    if title := text_of(product.get("name")):
+    if title := text_of(single.get("name")):
         found["content_name"] = title
-    delivery = properties.get("delivery_category")
-    if isinstance(delivery, str) and delivery in DELIVERIES:
+    kind = properties.get("content_type")
+    if isinstance(kind, str) and kind in CONTENT_TYPES:
+        found["content_type"] = kind
+    if delivery := _delivery(properties):
         found["delivery_category"] = delivery
 
 
 def _content(item: Json) -> dict[str, Any] | None:
-    key = next((text for name in ITEM_IDS if (text := text_of(item.get(name)))), None)
+    key = fields.product_id(item)
     if key is None:
         return None
-    found: dict[str, Any] = {"id": key, "quantity": count_of(item.get("quantity")) or 1}
-    price = amount_of(item.get("price", item.get("item_price")))
-    if price is not None and price >= 0:
+    found: dict[str, Any] = {"id": key, "quantity": _quantity(item)}
+    price = amount(item.get("price"))
+    if price is not None:
         found["item_price"] = price
     for theirs, ours in (("title", "name"), ("description", "description"), ("brand", "brand")):
         if text := text_of(item.get(ours)):
             found[theirs] = text
     if category := _category(item):
         found["category"] = category
-    delivery = item.get("delivery_category")
-    if isinstance(delivery, str) and delivery in DELIVERIES:
+    if delivery := _delivery(item):
         found["delivery_category"] = delivery
     return found
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number of things that *value* says."""
+    found = amount(value)
+    return found if isinstance(found, int) and found else None
+
+
+def _quantity(item: Json) -> int:
+    """How many pieces: Meta counts whole ones, and one where nothing is said."""
+    return _whole(item.get("quantity")) or 1
 
 
 def _category(layer: Json) -> str | None:
     """One category as it is, several joined by commas."""
     for value in (layer.get("category"), layer.get("categories")):
-        if isinstance(value, list):
-            if texts := [text for one in value[:ITEMS_MAX] if (text := text_of(one))]:
-                return ",".join(texts)
-        elif text := text_of(value):
-            return text
+        if found := ",".join(_texts(value)) or text_of(value):
+            return found
     return None
 
 
-def _list(value: Any) -> list[Any]:
-    return value[:ITEMS_MAX] if isinstance(value, list) else []
+def _texts(value: Any) -> list[str]:
+    few = value[:ITEMS_MAX] if isinstance(value, list) else []
+    return [text for one in few if (text := text_of(one))]
+
+
+def _delivery(layer: Json) -> str | None:
+    said = layer.get("delivery_category")
+    return said if isinstance(said, str) and said in DELIVERIES else None
 
 
 def _query(value: Any) -> str | None:
     """What was searched for, as text: a query may be an object."""
-    if isinstance(value, Mapping | list) and value:
+    if isinstance(value, dict | list) and value:
         return msgspec.json.encode(value).decode()
     return text_of(value)

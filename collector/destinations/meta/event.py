@@ -12,8 +12,9 @@ Source    Meta, "Conversions API: Server Event Parameters"
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 
+from collector.destinations import fields
 from collector.destinations.base import PREFERENCE_EVENT, Mail, Refused, Skipped
-from collector.destinations.meta.custom import custom_data_of, order_id
+from collector.destinations.meta.custom import custom_data_of
 from collector.destinations.meta.hashing import text_of
 from collector.destinations.meta.names import OTHER, PAGE_VIEW, PURCHASE, Names
 from collector.destinations.meta.person import is_matchable, option, user_data_of
@@ -51,19 +52,17 @@ def server_event(
             "unknown_action_source",
             f"`properties.action_source` is none of {', '.join(sorted(ACTION_SOURCES))}",
         )
-    page = event.context.get("page")
-    page = page if isinstance(page, Mapping) else {}
     user = user_data_of(mail, settings, action_source)
-    custom = custom_data_of(event.event, name, properties, settings)
+    custom = custom_data_of(mail, name, settings)
     found: dict[str, Any] = {
         "event_name": name,
         "event_time": event.timestamp // 1_000_000,
         "event_id": event_id_of(mail, name, settings),
         "action_source": action_source,
     }
-    if url := clean_url(page.get("url")) or clean_url(properties.get("url")):
+    if url := clean_url(fields.url(mail)):
         found["event_source_url"] = url
-    if referrer := clean_url(page.get("referrer")) or clean_url(properties.get("referrer")):
+    if referrer := clean_url(fields.referrer(mail)):
         found["referrer_url"] = referrer
     if action_source == "app":
         found["app_data"] = _app_data(mail)
@@ -85,7 +84,7 @@ def event_id_of(mail: Mail, name: str, settings: MetaSettings) -> str:
     """What the pixel on the page has to send as `eventID` for Meta to see that both are one."""
     own = text_of(option(mail, "event_id"))
     if own is None and settings.event_id == "order_id" and name == PURCHASE:
-        own = order_id(mail.event.properties, loose=True)
+        own = fields.order_id(mail)
     return (own or mail.event.message_id)[:EVENT_ID_CHARS_MAX]
 
 

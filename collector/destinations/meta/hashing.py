@@ -13,6 +13,7 @@ Source   Meta, "Conversions API: Customer Information Parameters"
 
 import re
 import unicodedata
+from base64 import b64decode
 from collections.abc import Callable, Iterable
 from datetime import date
 from hashlib import sha256
@@ -28,6 +29,7 @@ TEXT_CHARS_MAX = 500  # beyond this it is no name, address or number
 EARLIEST_YEAR = 1900  # that Meta takes
 
 _HASHED = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+_BASE64 = re.compile(r"[0-9A-Za-z+/]{43}=")
 _EMPTY_HASH = sha256(b"").hexdigest()
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _DATE = re.compile(r"(\d{4})[-/. ]?(\d{2})[-/. ]?(\d{2})(?:[T ].*)?", re.DOTALL)
@@ -59,8 +61,8 @@ def hashes(values: Iterable[Any], normalise: Callable[[str], Forms]) -> list[str
         text = text_of(value)
         if text is None:
             continue
-        if _HASHED.fullmatch(text):
-            found[text.lower()] = None
+        if hashed := _hash_of(text):
+            found[hashed] = None
         else:
             for form in normalise(text):
                 found[sha256(form.encode("utf-8", "replace")).hexdigest()] = None
@@ -70,9 +72,11 @@ def hashes(values: Iterable[Any], normalise: Callable[[str], Forms]) -> list[str
     return list(found)[:VALUES_MAX]
 
 
-def is_hashed(text: str) -> bool:
-    """Whether all of *text* is a SHA-256."""
-    return _HASHED.fullmatch(text) is not None
+def _hash_of(text: str) -> str | None:
+    """*text* as Meta has it if all of it is a SHA-256, in hexadecimal or in base64."""
+    if _HASHED.fullmatch(text):
+        return text.lower()
+    return b64decode(text).hex() if _BASE64.fullmatch(text) else None
 
 
 def email(text: str) -> Forms:

@@ -12,6 +12,8 @@ Source     Segment, "V2 Ecommerce Events"; Meta, "Conversions API: Standard Even
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from collector.destinations.fields import folded
+
 NAME_CHARS_MAX = 200  # of a custom event
 
 STANDARD: Final = frozenset(
@@ -61,13 +63,8 @@ _ALIASES: Final = {
 }
 
 
-def fold(name: str) -> str:
-    """*name* without what senders write in different ways."""
-    return "".join(c for c in name.lower() if c not in " _-.")
-
-
 def _known(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {fold(written): meant for written, meant in pairs}
+    return {folded(written): meant for written, meant in pairs}
 
 
 _NAMES: Final = {
@@ -76,10 +73,10 @@ _NAMES: Final = {
     **_known((f"{b} {a}", name) for (a, b), name in _PAIRS.items()),
     **_known(_ALIASES.items()),
 }
-REFUNDS: Final = frozenset(map(fold, ("Order Refunded", "Refunded Order")))
+REFUNDS: Final = frozenset(map(folded, ("Order Refunded", "Refunded Order")))
 LISTS: Final = frozenset(
     map(
-        fold,
+        folded,
         (
             "Product List Viewed",
             "Viewed Product List",
@@ -96,17 +93,17 @@ class Names:
     def __init__(self, own: Mapping[str, str], *, unknown: str | None, custom: bool) -> None:
         """*unknown* is the name of what has none; *custom* lets such events keep their own."""
         self._exact = dict(own)
-        self._folded = {fold(event): name for event, name in own.items()}
+        self._folded = {folded(event): name for event, name in own.items()}
         self._unknown = unknown
         self._custom = custom
 
     def of(self, event: str) -> str | None:
         """Meta's name of the track event *event*, or None if it has none."""
-        folded = fold(event)
-        own = self._exact.get(event, self._folded.get(folded))
+        plain = folded(event)
+        own = self._exact.get(event, self._folded.get(plain))
         if own is not None:
             return own or None
-        if known := _NAMES.get(folded):
+        if known := _NAMES.get(plain):
             return known
         if self._unknown is not None:
             return self._unknown

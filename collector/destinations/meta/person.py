@@ -1,11 +1,10 @@
 """
 Person: `user_data`, by which Meta recognises who an event is of.
 
-Looked up in   traits, context.traits, properties, and last in what the person said of themselves
-               in an earlier identify.
+Looked up      by `fields.py`: what the event says first, what an earlier identify said last
 Hashed         em ph fn ln ge db ct st zp country external_id; see `hashing.py`
 As it is       client_ip_address client_user_agent fbc fbp madid … : ids that Meta or the device
-               made, which match nothing once hashed.
+               made, which match nothing once hashed
 Errors         none: what is odd is left out; whether enough is left, `is_matchable` says.
 Source         Meta, "Customer Information Parameters", "Best Practices: Baseline requirements for
                matching", "fbp and fbc Parameters"
@@ -14,8 +13,8 @@ Source         Meta, "Customer Information Parameters", "Best Practices: Baselin
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
+from collector.destinations import fields
 from collector.destinations.base import Mail
 from collector.destinations.meta import hashing
 from collector.destinations.meta.hashing import Forms, hashes, text_of
@@ -25,7 +24,6 @@ from collector.store.stored import Json
 
 ID_CHARS_MAX = 500  # of fbc, fbp and their like
 AGENT_CHARS_MAX = 1_000
-QUERY_PARAMETERS_MAX = 200
 
 # Names that senders know it by. Not "Facebook Pixel": that is the one in the browser, and a page
 # that runs it itself switches it off for servers, which says nothing about this road.
@@ -52,15 +50,7 @@ MESSAGING_KEYS: Final = (
     "page_scoped_user_id",
     "whatsapp_business_account_id",
 )
-FIRST_NAMES: Final = ("firstName", "first_name", "firstname")
-LAST_NAMES: Final = ("lastName", "last_name", "lastname")
 BIRTHDAYS: Final = ("birthday", "date_of_birth", "dateOfBirth", "dob")
-ADDRESS: Final = {
-    "ct": ("city",),
-    "st": ("state", "region"),
-    "zp": ("postalCode", "postal_code", "zip", "zipcode"),
-    "country": ("country",),
-}
 NOT_OUTSIDE: Final = tuple(  # where nobody comes from: 0.0.0.0 asks not to be recorded
     map(
         ip_network,
@@ -82,40 +72,38 @@ NO_DEVICE: Final = "00000000-0000-0000-0000-000000000000"  # what phones say tha
 
 def user_data_of(mail: Mail, settings: MetaSettings, action_source: str) -> dict[str, Any]:
     """What Meta may know of the person of *mail*."""
-    event, context = mail.event, mail.event.context
-    layers = _layers(mail)
-    address = {key: _from_address(layers, names) for key, names in ADDRESS.items()}
-    home = _country(address["country"])
+    first, last = fields.names(mail)
+    address = fields.address(mail)
+    home = country_of(address.country) if address.country else None
     dialled = home or settings.phone_country_default.lower() or None
-    first, last = _names(layers)
     found: dict[str, Any] = {}
 
-    def put(key: str, values: list[Any], normalise: Callable[[str], Forms]) -> None:
-        if hashed := hashes(values, normalise):
+    def put(key: str, value: str | None, normalise: Callable[[str], Forms]) -> None:
+        if value is not None and (hashed := hashes((value,), normalise)):
             found[key] = hashed
 
-    put("em", _first(layers, ("email",)), hashing.email)
-    put("ph", _first(layers, ("phone",)), lambda text: hashing.phone(text, dialled))
+    put("em", fields.email(mail), hashing.email)
+    put("ph", fields.phone(mail), lambda text: hashing.phone(text, dialled))
     put("fn", first, hashing.name)
     put("ln", last, hashing.name)
-    put("ge", _first(layers, ("gender",)), hashing.gender)
-    put("db", _first(layers, BIRTHDAYS), hashing.birthday)
-    put("ct", address["ct"], hashing.city)
-    put("st", address["st"], lambda text: hashing.state(text, home))
-    put("zp", address["zp"], lambda text: hashing.postcode(text, home))
-    put("country", address["country"], hashing.country)
+    put("ge", fields.trait(mail, "gender"), hashing.gender)
+    put("db", fields.trait(mail, *BIRTHDAYS), hashing.birthday)
+    put("ct", address.city, hashing.city)
+    put("st", address.state, lambda text: hashing.state(text, home))
+    put("zp", address.postal_code, lambda text: hashing.postcode(text, home))
+    put("country", address.country, hashing.country)
     if ids := _external_ids(mail, settings):
         found["external_id"] = ids
 
-    if ip := _ip(context.get("ip")):
+    if ip := _ip(fields.ip(mail)):
         found["client_ip_address"] = ip
-    if agent := text_of(context.get("userAgent") or context.get("user_agent")):
+    if agent := fields.user_agent(mail):
         found["client_user_agent"] = agent[:AGENT_CHARS_MAX]
     for key in ("fbc", "fbp"):
-        if value := click_id(mail, key):
+        if value := _cookie(mail, key):
             found[key] = value
-    if "fbc" not in found and (clicked := _fbclid(mail)):
-        found["fbc"] = f"fb.1.{event.timestamp // 1000}.{clicked}"
+    if "fbc" not in found and (clicked := _id(fields.click_id(mail, "fbclid", *INTEGRATIONS))):
+        found["fbc"] = f"fb.1.{mail.event.timestamp // 1000}.{clicked}"
     if device := _device(mail):
         found["madid"] = device
     for key in TEXT_KEYS:
@@ -139,32 +127,35 @@ def is_matchable(found: Mapping[str, Any]) -> bool:
 
 def option(mail: Mail, key: str) -> Any:
     """What the sender set as *key* for us: in properties, in context or in integrations."""
-    for layer in (mail.event.properties, mail.event.context, *options(mail.event.integrations)):
+    event = mail.event
+    for layer in (event.properties, event.context, *_options(event.integrations)):
         value = layer.get(key)
         if value is not None:
             return value
     return None
 
 
-def options(integrations: Json) -> Iterator[Json]:
+def _options(integrations: Json) -> Iterator[Json]:
     """The options that the sender's `integrations` hold for us."""
-    for name, value in integrations.items():
-        if isinstance(value, Mapping) and name in INTEGRATIONS:
+    for name in INTEGRATIONS if integrations else ():
+        value = integrations.get(name)
+        if isinstance(value, dict):
             yield value
 
 
-def click_id(mail: Mail, key: str) -> str | None:
+def _cookie(mail: Mail, key: str) -> str | None:
     """`fbc` or `fbp`, wherever a page or a server puts the pixel's cookie."""
     context = mail.event.context
-    cookies, clients = context.get("cookies"), context.get("clientIds")
-    places = (
+    cookies = context.get("cookies")
+    for value in (
         mail.event.properties.get(key),
         context.get(key),
-        cookies.get(f"_{key}") if isinstance(cookies, Mapping) else None,
-        clients.get(key) if isinstance(clients, Mapping) else None,
-        *(layer.get(key) for layer in options(mail.event.integrations)),
-    )
-    return next((text for value in places if (text := _id(value))), None)
+        cookies.get(f"_{key}") if isinstance(cookies, dict) else None,
+        fields.identifier(mail, key, *INTEGRATIONS),
+    ):
+        if text := _id(value):
+            return text
+    return None
 
 
 def _id(value: Any) -> str | None:
@@ -172,105 +163,21 @@ def _id(value: Any) -> str | None:
     return text if text and len(text) <= ID_CHARS_MAX and not any(map(str.isspace, text)) else None
 
 
-def _fbclid(mail: Mail) -> str | None:
-    """The id of the click that led here, its case unchanged."""
-    context, properties = mail.event.context, mail.event.properties
-    page, clicks = context.get("page"), context.get("clickIds")
-    for url in (
-        page.get("url") if isinstance(page, Mapping) else None,
-        properties.get("url"),
-    ):
-        if isinstance(url, str) and "fbclid=" in url and (found := _id(_parameter(url, "fbclid"))):
-            return found
-    return _id(properties.get("fbclid")) or _id(
-        clicks.get("fbclid") if isinstance(clicks, Mapping) else None
-    )
-
-
-def _parameter(url: str, name: str) -> str | None:
-    try:
-        query = urlsplit(url).query
-    except ValueError:
-        return None
-    few = "&".join(query.split("&", QUERY_PARAMETERS_MAX)[:QUERY_PARAMETERS_MAX])
-    return next((value for key, value in parse_qsl(few) if key == name), None)
-
-
-def _layers(mail: Mail) -> list[Json]:
-    inner = mail.event.context.get("traits")
-    return [
-        mail.event.traits,
-        inner if isinstance(inner, Mapping) else {},
-        mail.event.properties,
-        mail.person,
-    ]
-
-
-def _values(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return [one for one in (value if isinstance(value, list) else [value]) if text_of(one)]
-
-
-def _first(layers: list[Json], names: tuple[str, ...]) -> list[Any]:
-    """The values of the first layer that has one of *names*."""
-    for layer in layers:
-        for name in names:
-            if found := _values(layer.get(name)):
-                return found
-    return []
-
-
-def _names(layers: list[Json]) -> tuple[list[Any], list[Any]]:
-    """First and last names: as such, else a whole name of exactly two words."""
-    first, last = _first(layers, FIRST_NAMES), _first(layers, LAST_NAMES)
-    if not first and not last:
-        traits, inner, _, person = layers  # the name in properties is a product's
-        for text in map(text_of, _first([traits, inner, person], ("name",))):
-            words = (text or "").split()
-            if len(words) == 2:
-                return words[:1], words[1:]
-    return first, last
-
-
-def _from_address(layers: list[Json], names: tuple[str, ...]) -> list[Any]:
-    traits, inner, _, person = layers  # an address in properties may be a shop's
-    for layer in (traits, inner, person):
-        address = layer.get("address")
-        for place in (address, layer) if isinstance(address, Mapping) else (layer,):
-            for name in names:
-                if found := _values(place.get(name)):
-                    return found
-    return []
-
-
-def _country(values: list[Any]) -> str | None:
-    text = text_of(values[0]) if values else None
-    return country_of(text) if text else None
-
-
 def _external_ids(mail: Mail, settings: MetaSettings) -> list[str]:
     ids = {"user_id": mail.event.user_id, "anonymous_id": mail.event.anonymous_id}
-    values = [ids[name] for name in settings.external_ids]
+    values = [text for name in settings.external_ids if (text := text_of(ids[name]))]
     if settings.hash_external_id:
         return hashes(values, hashing.identifier)
-    found = (text for value in values if (text := text_of(value)))
-    # An address stays personal data, whatever it is used as.
-    return list(
-        dict.fromkeys(
-            hashes([text], hashing.identifier)[0] if "@" in text else text for text in found
-        )
-    )
+    # An email stays personal data, whatever it is used as.
+    found = (hashes((v,), hashing.identifier)[0] if "@" in v else v for v in values)
+    return list(dict.fromkeys(found))
 
 
-def _ip(value: Any) -> str | None:
-    """*value* if it is a public address: Meta refuses text, and the shop's own helps nobody."""
-    if not isinstance(value, str):
+def _ip(text: str | None) -> str | None:
+    """*text* if it is where a person may come from: the shop's own address helps nobody."""
+    if text is None:
         return None
-    try:
-        found = ip_address(value.strip())
-    except ValueError:
-        return None
+    found = ip_address(text)
     if found.version == 6 and found.ipv4_mapped:
         found = found.ipv4_mapped
     return None if any(found in network for network in NOT_OUTSIDE) else str(found)
@@ -279,7 +186,7 @@ def _ip(value: Any) -> str | None:
 def _device(mail: Mail) -> str | None:
     device = mail.event.context.get("device")
     own = option(mail, "madid")
-    if own is None and isinstance(device, Mapping) and device.get("adTrackingEnabled") is not False:
+    if own is None and isinstance(device, dict) and device.get("adTrackingEnabled") is not False:
         own = device.get("advertisingId")
     text = _id(own)
     return text.lower() if text and text != NO_DEVICE else None

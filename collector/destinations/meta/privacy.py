@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from collector.destinations.meta.names import fold
+from collector.destinations.fields import folded
 from collector.destinations.meta.settings import MetaSettings
 from collector.store.stored import Json
 
@@ -61,13 +61,13 @@ def free_properties(properties: Json, settings: MetaSettings) -> Iterator[tuple[
     if settings.free_properties == "none":
         return
     listed = set(settings.free_properties_listed)
-    allowed = set(map(fold, settings.impersonal_properties))
-    denied = (PERSONAL | set(map(fold, settings.personal_properties))) - allowed
+    allowed = set(map(folded, settings.impersonal_properties))
+    denied = (PERSONAL | set(map(folded, settings.personal_properties))) - allowed
     room = PROPERTIES_MAX
     for name, value in properties.items():
         if settings.free_properties == "listed" and name not in listed:
             continue
-        if name in _TAKEN or fold(name) in denied or not 0 < len(name) <= NAME_CHARS_MAX:
+        if name in _TAKEN or folded(name) in denied or not 0 < len(name) <= NAME_CHARS_MAX:
             continue
         if _is_plain(value):
             yield name, value
@@ -107,7 +107,9 @@ def _clean_query(query: str) -> str:
     kept = [
         (name, value)
         for name, value in pairs
-        if fold(name) not in _SECRET_PARAMETERS and not is_personal(value) and not is_personal(name)
+        if folded(name) not in _SECRET_PARAMETERS
+        and not is_personal(value)
+        and not is_personal(name)
     ]
     return query if kept == pairs else urlencode(kept, quote_via=quote)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from collector.destinations.meta.money import is_currency
 from collector.destinations.meta.phones import country_codes
+from collector.destinations.money import currencies
 from collector.destinations.outbound import check_url
 from collector.destinations.settings import DestinationSettings, Text
 from collector.settings import Bytes, Count, Seconds
@@ -103,7 +103,7 @@ class MetaSettings(DestinationSettings, frozen=True, kw_only=True, tag="meta"):
             raise ValueError("`ldu_state` is 0 or one of 1000 to 1010")
         if self.ldu_state and self.ldu_country != US:
             raise ValueError("`ldu_state` is a state of the US: set `ldu_country` to 1 as well")
-        if self.currency_default and not is_currency(self.currency_default):
+        if self.currency_default and self.currency_default.upper() not in currencies():
             raise ValueError("`currency_default` is no code of ISO 4217, such as EUR")
         if self.phone_country_default.lower() not in {"", *country_codes()}:
             raise ValueError("`phone_country_default` is no code of ISO 3166-1, such as DE")
