@@ -60,7 +60,7 @@ def test_a_test_that_is_named_exists(page: str) -> None:
     text = path.read_text()
     named = set(re.findall(r"`(test_\w+)`", text))
     files = {name.removesuffix(".py") for name in re.findall(r"test_\w+\.py", text)}
-    assert named - files - defined() == set()
+    assert named - files - defined() - {"test_event_code"} == set()  # a setting of Meta's
 
 
 def test_the_threat_model_names_a_test_for_each_defence() -> None:

@@ -10,6 +10,7 @@ its own cursor, connections and limits.
 
 from typing import TypeAlias
 
+from collector.destinations.meta import MetaSettings
 from collector.destinations.segment import SegmentSettings
 from collector.destinations.settings import DestinationSettings
 from collector.destinations.webhook import WebhookSettings
@@ -18,6 +19,7 @@ from collector.destinations.webhook import WebhookSettings
 AnyDestination: TypeAlias = (
     WebhookSettings
     | SegmentSettings
+    | MetaSettings
 )  # fmt: skip
 
 __all__ = ["AnyDestination", "DestinationSettings"]
