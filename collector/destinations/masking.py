@@ -12,7 +12,6 @@ from typing import Final
 from urllib.parse import quote
 
 from multidict import CIMultiDict, CIMultiDictProxy
-from yarl import URL
 
 from collector.destinations.outbound import Answer, Exchange
 
@@ -26,9 +25,6 @@ SECRET_CHARS_MIN = 4  # a shorter one is found in everything
 def masked(exchange: Exchange, secrets: Iterable[str] = ()) -> Exchange:
     """*exchange* without credentials, and without *secrets* anywhere in it."""
     found = list(secrets)
-    url = URL(exchange.url)
-    query = [(name, MASK if _is_secret(name) else value) for name, value in url.query.items()]
-    shown = f"{url.with_query(None)}?{'&'.join(map('='.join, query))}" if query else str(url)
     answer = exchange.answer
     if answer is not None:
         headers = CIMultiDict(
@@ -36,7 +32,7 @@ def masked(exchange: Exchange, secrets: Iterable[str] = ()) -> Exchange:
         )
         answer = Answer(answer.status, CIMultiDictProxy(headers), _mask_bytes(answer.body, found))
     return exchange._replace(
-        url=mask(shown, found),
+        url=mask(_mask_query(exchange.url), found),
         headers=_mask_headers(exchange.headers, found),
         body=_mask_bytes(exchange.body, found),
         answer=answer,
@@ -49,6 +45,13 @@ def mask(text: str, secrets: Iterable[str]) -> str:
         if len(secret) >= SECRET_CHARS_MIN:
             text = text.replace(secret, MASK).replace(quote(secret, safe=""), MASK)
     return text
+
+
+def _mask_query(url: str) -> str:
+    address, question, query = url.partition("?")
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    shown = [f"{name}={MASK if _is_secret(name) else value}" for name, _, value in pairs]
+    return f"{address}?{'&'.join(shown)}" if question else url
 
 
 def _mask_headers(headers: Mapping[str, str], secrets: list[str]) -> dict[str, str]:

@@ -38,7 +38,9 @@ from collector.errors import Ambiguous, CollectorError, Denied, Unreachable
 BODY_BYTES_MAX: Final = 65_536  # of an answer that are read; the rest is dropped
 LARGE_BYTES: Final = 1_000_000  # from here on a body is written in pieces
 USER_AGENT: Final = f"collector/{__version__}"
-SECONDS_BEFORE_CLOSE = 15.0  # that a connection is kept for another request
+# A connection is kept this long for another request: less than the 5 s after which many servers
+# (Node's, uvicorn) close it, since what is sent just then is in doubt.
+SECONDS_BEFORE_CLOSE: Final = 4.0
 INFLATE_ANY: Final = 47  # of zlib: gzip or deflate, whichever it is
 
 

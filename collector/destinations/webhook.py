@@ -98,7 +98,9 @@ class Webhook(Destination[WebhookSettings]):
         super().__init__(settings, http)
         self._secret = settings.secret.encode()
         self._secrets = settings.secret_values()
-        self._headers = {"Content-Type": "application/json", **settings.headers}
+        self._headers = dict(settings.headers)
+        if not any(name.lower() == "content-type" for name in settings.headers):
+            self._headers["Content-Type"] = "application/json"
 
     def map(self, mail: Mail) -> Mapped:
         if mail.restricted:  # a receiver that we do not know has no flag for it

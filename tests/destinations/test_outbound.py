@@ -581,7 +581,7 @@ async def test_what_was_exchanged_can_be_watched_without_secrets(vendor: Vendor)
     assert failed.error is not None
     assert (failed.answer, answered.error) == (None, None)
     shown = masked(answered, ("s3cret/val",))
-    assert shown.url == f"{vendor.url}/hook?access_token=***&a=b c&x=***"
+    assert shown.url == f"{vendor.url}/hook?access_token=***&a=b%20c&x=***"
     assert shown.body == b'{"token":"***"}'
     assert shown.headers == {
         "Authorization": "***",

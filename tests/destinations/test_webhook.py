@@ -26,6 +26,7 @@ from collector.destinations.webhook import (
     sign_as_segment,
 )
 from collector.store.stored import NOTHING, StoredEvent
+from tests.destinations import vendors
 from tests.destinations.contract import HOOK_SECRETS, Case, Rig, outbound, webhook
 from tests.destinations.contract import rig as make_rig
 from tests.destinations.events import odd_events, stored
@@ -99,6 +100,14 @@ async def test_a_request_says_what_it_is_and_who_sends_it() -> None:
         "Authorization": "Bearer x",
     }
     assert request.headers["User-Agent"].startswith("collector/")
+
+
+async def test_a_content_type_of_ones_own_is_the_only_one() -> None:
+    async with rig(headers={"content-type": "application/vnd.shop+json"}) as made:
+        made.vendor.fault = vendors.status(200)
+        await made.send([made.map(ORDER)])
+        (request,) = made.vendor.requests
+    assert request.headers.getall("Content-Type") == ["application/vnd.shop+json"]
 
 
 def test_people_who_opted_out_of_sharing_are_not_sent_without_a_flag() -> None:
