@@ -4,11 +4,11 @@ The door: the command line, and what the exit status says.
     0  all is well      1  something failed while running      2  the settings cannot be used
 """
 
+import importlib
 import json
 import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,44 +16,33 @@ import uvloop
 
 from collector import __version__, checks, logs
 from collector.app import App
-from collector.config import Config, find, load, unknown
-from collector.errors import CollectorError, ConfigError
-from collector.store.embedded import dsn_of
+from collector.cli.asking import config_option, dsn_in, fail, json_option, load_config
+from collector.config import unknown
+from collector.errors import CollectorError
 
 STATUS_SECONDS = 5.0
-
-
-def _fail(error: CollectorError) -> None:
-    click.echo(f"collector: {error.detail}", err=True)
-    sys.exit(2 if isinstance(error, ConfigError) else 1)
-
-
-def _load(path: str | None) -> Config:
-    try:
-        return load(find(path))
-    except ConfigError as exc:
-        _fail(exc)
-        raise
-
-
-_config = click.option(
-    "--config", "path", metavar="FILE", help="The configuration file; else $COLLECTOR_CONFIG."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+# Read when they are asked for: `run` needs none of them.
+COMMANDS = {
+    "dead-letters": "collector.cli.deadletters:dead_letters",
+    "destinations": "collector.cli.destinations:destinations",
+    "prove": "collector.prove.command:prove",
+    "replay": "collector.cli.replay:replay",
+    "trace": "collector.cli.trace:trace",
+}
 
 
 class Door(click.Group):
-    """The commands; `prove`, which brings an HTTP client, is read when it is asked for."""
+    """The commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "prove"])
+        return sorted([*super().list_commands(ctx), *COMMANDS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "prove":
-            from collector.prove.command import prove  # noqa: PLC0415
-
-            return prove
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
 
 
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,28 +52,29 @@ def main() -> None:
 
 
 @main.command()
-@_config
+@config_option
 def run(path: str | None) -> None:
     """Take events and store them, until SIGTERM."""
-    config = _load(path)
+    config = load_config(path)
     logs.configure(config.log)
     for name in unknown(config=config):
         click.echo(f"collector: {name} is set and is no setting", err=True)
     try:
         uvloop.run(App(config).run())
     except CollectorError as exc:
-        _fail(exc)
+        fail(exc)
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 def check(path: str | None, *, as_json: bool) -> None:
     """Check the settings, the directories and Postgres, and say what to mend."""
-    config = _load(path)
+    config = load_config(path)
     findings = uvloop.run(checks.examine(config))
     findings += [
-        checks.Finding("warning", f"{name} is set and is no setting") for name in unknown(config=config)
+        checks.Finding("warning", f"{name} is set and is no setting")
+        for name in unknown(config=config)
     ]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings]))
@@ -96,23 +86,22 @@ def check(path: str | None, *, as_json: bool) -> None:
 
 
 @main.command()
-@_config
+@config_option
 def dsn(path: str | None) -> None:
     """Print where the events are, for psql; the embedded Postgres too."""
-    config = _load(path)
+    config = load_config(path)
     try:
-        embedded = Path(config.data_dir).absolute() / "postgres"
-        click.echo(config.store.dsn or dsn_of(embedded))
+        click.echo(dsn_in(config))
     except CollectorError as exc:
-        _fail(exc)
+        fail(exc)
 
 
 @main.command()
-@_config
-@_json
+@config_option
+@json_option
 def status(path: str | None, *, as_json: bool) -> None:
     """Show what the running collector accepted, stored and still holds."""
-    config = _load(path)
+    config = load_config(path)
     host = config.admin.host if config.admin.host not in {"", "0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
     url = f"http://{f'[{host}]' if ':' in host else host}:{config.admin.port}/status"
     request = urllib.request.Request(url)

@@ -18,10 +18,10 @@ from pathlib import Path
 import click
 import uvloop
 
+from collector.cli.progress import Progress, Silence
 from collector.config import find, load
 from collector.errors import CollectorError, ConfigError
 from collector.prove.faults import FAULTS
-from collector.prove.progress import Progress, Silence
 from collector.prove.run import Plan, Proof
 from collector.prove.verdict import Verdict
 from collector.store.cluster import forget

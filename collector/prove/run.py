@@ -20,12 +20,12 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from collector.cli.progress import Progress
 from collector.errors import CollectorError, ConfigError
 from collector.prove.database import Database
 from collector.prove.faults import FAULTS, Breaker
 from collector.prove.instance import Instance
 from collector.prove.ledger import Ledger
-from collector.prove.progress import Progress
 from collector.prove.sender import Pace, Sender
 from collector.prove.verdict import Verdict, judge
 
