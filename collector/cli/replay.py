@@ -77,9 +77,9 @@ def replay(
 ) -> None:
     """Send stored events to a destination again.
 
-    Or for the first time. Times are those at which events were received. identify, group and alias are sent only if --type
-    or --message-id names them: old traits would overwrite newer ones. Vendors that know an event by
-    its id take it once, within the days for which they remember it.
+    Or for the first time. Times are those at which events were received. identify, group and alias
+    are sent only if --type or --message-id names them: old traits would overwrite newer ones.
+    Vendors that know an event by its id take it once, for as long as they remember it.
     """
     selection = Selection(
         since=since,

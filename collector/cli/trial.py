@@ -69,8 +69,9 @@ def test(
 ) -> None:
     """Send one event to NAME and show what is said.
 
-    Request and answer are shown with secrets masked. It is sent in the vendor's test mode, where the vendor has one. A webhook and whatever takes
-    Segment's API have none: there the event arrives as any other does.
+    Request and answer are shown, secrets masked. It is sent in the vendor's test mode, where the
+    vendor has one. A webhook and whatever takes Segment's API have none: there the event arrives as
+    any other does.
     """
     if message_id and type_:
         raise click.UsageError("--event and --sample contradict each other: take one away.")
