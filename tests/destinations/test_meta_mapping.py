@@ -310,6 +310,11 @@ def test_pages_and_screens_are_views(kind: str) -> None:
     assert map_(None, columns=columns, page_views=False) == Skipped("no_mapping")
 
 
+@pytest.mark.parametrize("kind", ["identify", "group", "alias"])
+def test_what_is_said_of_people_is_no_event_at_meta(kind: str) -> None:
+    assert map_(None, columns={"type": kind}, custom_events=True) == Skipped("no_mapping")
+
+
 @pytest.mark.parametrize(
     ("written", "name"),
     [
@@ -468,6 +473,7 @@ def test_a_click_becomes_an_fbc_with_its_case_unchanged() -> None:
     [
         ("2001:db8:85a3::8a2e:370:7334", "2001:db8:85a3::8a2e:370:7334"),
         ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("2001:db8::1%eth0", "2001:db8::1"),
         ("0.0.0.0", None),
         ("10.1.2.3", None),
         ("127.0.0.1", None),

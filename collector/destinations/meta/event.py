@@ -95,7 +95,8 @@ def _name(mail: Mail, settings: MetaSettings, names: Names) -> str | None:
         if event.event is None or event.event == PREFERENCE_EVENT:
             return None
         return names.of(event.event)
-    return PAGE_VIEW if settings.page_views and not settings.offline else None
+    seen = event.type in {"page", "screen"} and settings.page_views and not settings.offline
+    return PAGE_VIEW if seen else None
 
 
 def _action_source(mail: Mail, settings: MetaSettings) -> str:

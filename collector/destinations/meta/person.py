@@ -177,7 +177,7 @@ def _ip(text: str | None) -> str | None:
     """*text* if it is where a person may come from: the shop's own address helps nobody."""
     if text is None:
         return None
-    found = ip_address(text)
+    found = ip_address(text.partition("%")[0])  # without the interface of a link
     if found.version == 6 and found.ipv4_mapped:
         found = found.ipv4_mapped
     return None if any(found in network for network in NOT_OUTSIDE) else str(found)

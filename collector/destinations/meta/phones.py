@@ -46,7 +46,7 @@ cy 8 8  gt 8 8  sv 8 8  hn 8 8  ni 8 8  cr 8 8  bo 8 8  tn 8 8  ee 7 8  lt 8 8  
 es 9 9  pt 9 9  pl 9 9  cz 9 9  sk 9 9  fr 9 9  ch 9 9  nl 9 9  ro 9 9  au 9 9  za 9 9  ua 9 9
 ke 9 9  sn 9 9  cm 9 9  cl 9 9  be 8 9  se 7 9  hu 8 9  il 8 9  th 8 9  jp 9 10  br 10 11  it 6 11
 va 6 11  gr 10 10  mx 10 10  co 10 10  in 10 10  tr 10 10  ph 10 10  pk 10 10  bd 10 10  ru 10 10
-kz 10 10  ci 10 10  cn 10 11
+kz 10 10  ci 10 10  cn 10 11  by 9 9
 """
 
 
@@ -67,7 +67,12 @@ def _lengths(text: str) -> dict[str, tuple[int, int]]:
 
 _CODES: Final = _codes(_CODES_TEXT)
 _LENGTHS: Final = _lengths(_LENGTHS_TEXT)
-_TRUNKS: Final = {"hu": "06", "ru": "8", "kz": "8"}  # what is dialled in front, where it is no 0
+_TRUNKS: Final = {
+    "hu": "06",
+    "ru": "8",
+    "kz": "8",
+    "by": "80",
+}  # what is dialled in front, where it is no 0
 _ZERO_STAYS: Final = {"it", "va", "sm"}
 
 _EXTENSION = re.compile(r"\s*(?:ext|x|#|;|,).*", re.IGNORECASE | re.DOTALL)
