@@ -57,7 +57,11 @@ class App:
         self.store = Store(config.store, self.data_dir, self.journal, limits)
         kinds = {source.name: source.kind for source in config.sources}
         self.dispatch = Dispatch(
-            config.destinations, self.store.postgres, kinds, stores=lambda: self.store.up
+            config.destinations,
+            self.store.postgres,
+            kinds,
+            stores=lambda: self.store.up,
+            journal_id=self.journal.id,
         )
         self.store.listener = self.dispatch.stored
         self.dispatch.publish(self._accounts)

@@ -126,6 +126,7 @@ class Dispatch:
         *,
         stores: Callable[[], bool] = lambda: True,
         clock: Clock | None = None,
+        journal_id: str = "",  # whose leases are ours after a kill; without one, nobody's
     ) -> None:
         self._stores = stores  # whether Postgres has been brought up to our schema
         self._clock = clock or SystemClock()
@@ -133,7 +134,9 @@ class Dispatch:
         self.tail = Tail(postgres)
         self._books = Line(postgres)
         self._control = Line(postgres)
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        life = uuid.uuid4().hex[:8]
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{journal_id or life}:{life}"
+        self._inherited = False
         self._began_at = self._clock.now()
         self._task: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
@@ -193,6 +196,10 @@ class Dispatch:
         return asyncio.get_running_loop().time()
 
     async def _round(self) -> None:
+        if not self._inherited:
+            names = [post.lease for post in self._posts.values()]
+            await self._control.do(leases.inherit, names, self._owner)
+            self._inherited = True
         if self._now() - self._renewed_at >= RENEW_SECONDS:
             await self._renew()
         self._hold()

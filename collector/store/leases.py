@@ -45,3 +45,18 @@ async def resign(connection: Connection, names: Sequence[str], owner: str) -> No
         names,
         owner,
     )
+
+
+async def inherit(connection: Connection, names: Sequence[str], owner: str) -> None:
+    """
+    End what an earlier life of *owner* holds, which was killed and resigned nothing.
+
+    Owners are `host:pid:journal:life`. Only one process can have a journal, so whoever had it
+    before does no more, and nobody needs to wait for the expiry.
+    """
+    await connection.execute(
+        "update collector.leases set expires_at = now() where name = any($1) and owner <> $2 "
+        "and split_part(owner, ':', 3) = split_part($2, ':', 3)",
+        names,
+        owner,
+    )
