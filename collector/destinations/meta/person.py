@@ -10,7 +10,7 @@ Source         Meta, "Customer Information Parameters", "Best Practices: Baselin
                matching", "fbp and fbc Parameters"
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ from collector.destinations.meta import hashing
 from collector.destinations.meta.hashing import Forms, hashes, text_of
 from collector.destinations.meta.places import country_of
 from collector.destinations.meta.settings import MetaSettings
-from collector.store.stored import Json
 
 ID_CHARS_MAX = 500  # of fbc, fbp and their like
 AGENT_CHARS_MAX = 1_000
@@ -128,34 +127,27 @@ def is_matchable(found: Mapping[str, Any]) -> bool:
 def option(mail: Mail, key: str) -> Any:
     """What the sender set as *key* for us: in properties, in context or in integrations."""
     event = mail.event
-    for layer in (event.properties, event.context, *_options(event.integrations)):
-        value = layer.get(key)
-        if value is not None:
-            return value
-    return None
-
-
-def _options(integrations: Json) -> Iterator[Json]:
-    """The options that the sender's `integrations` hold for us."""
-    for name in INTEGRATIONS if integrations else ():
-        value = integrations.get(name)
-        if isinstance(value, dict):
-            yield value
+    value = event.properties.get(key)
+    if value is None:
+        value = event.context.get(key)
+    if value is None and event.integrations:
+        for name in INTEGRATIONS:
+            options = event.integrations.get(name)
+            if isinstance(options, dict) and (value := options.get(key)) is not None:
+                break
+    return value
 
 
 def _cookie(mail: Mail, key: str) -> str | None:
     """`fbc` or `fbp`, wherever a page or a server puts the pixel's cookie."""
     context = mail.event.context
     cookies = context.get("cookies")
-    for value in (
-        mail.event.properties.get(key),
-        context.get(key),
-        cookies.get(f"_{key}") if isinstance(cookies, dict) else None,
-        fields.identifier(mail, key, *INTEGRATIONS),
-    ):
-        if text := _id(value):
-            return text
-    return None
+    return (
+        _id(mail.event.properties.get(key))
+        or _id(context.get(key))
+        or (_id(cookies.get(f"_{key}")) if isinstance(cookies, dict) else None)
+        or _id(fields.identifier(mail, key, *INTEGRATIONS))
+    )
 
 
 def _id(value: Any) -> str | None:
