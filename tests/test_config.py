@@ -484,11 +484,11 @@ def test_a_secret_of_a_destination_comes_from_a_file(file: Path, tmp_path: Path)
     file.write_text(HOOK + 'signature = "v2"\n')
     environ = {
         "COLLECTOR_DESTINATIONS_MY_CRM_SECRET_FILE": str(secret),
-        "COLLECTOR_DESTINATIONS_MY_CRM_BATCH_EVENTS_MAX": "7",
+        "COLLECTOR_DESTINATIONS_MY_CRM_CONCURRENCY": "7",
     }
     (hook,) = load(file, environ).destinations
     assert isinstance(hook, WebhookSettings)
-    assert (hook.secret, hook.batch_events_max) == ("hush", 7)
+    assert (hook.secret, hook.concurrency) == ("hush", 7)
     assert unknown(environ, load(file, environ)) == []
 
 
