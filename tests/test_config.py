@@ -28,6 +28,7 @@ SHIPPED = REPOSITORY / "config" / "collector.toml"
 SETTING = re.compile(r"^#(?=[a-z_]+ = |\[\[)", re.MULTILINE)  # `# words` are only words
 # Values other than the default, where one that is a little larger will not do.
 OTHERS: dict[str, Any] = {
+    "store.refine_processes": 0,
     "data_dir": "elsewhere",
     "ingest.host": "127.0.0.2",
     "ingest.path_prefix": "/events",

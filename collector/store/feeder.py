@@ -13,30 +13,24 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 
-import msgspec
-
-from collector.event import Event, Rejection, decode_envelope
+from collector.event import Rejection
 from collector.journal import Journal, Record
-from collector.refine import Limits, refine
-from collector.store import rows
-from collector.store.seen import id_of
+from collector.refine import Limits
+from collector.store.portions import (
+    REJECTIONS_KEPT_MAX,
+    Portion,
+    Prepared,
+    fill,
+    undecodable,
+)
+from collector.store.refiner import Refiner
 
 log = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.0005  # short: Postgres drinks the COPY stream from a small socket buffer
 READ_BYTES = 1_048_576  # of the journal at once: what a batch may exceed its size by
-REJECTIONS_KEPT_MAX = 1_000  # of one batch; all are counted
-UNDECODABLE = "undecodable"
-
-
-class Prepared(msgspec.Struct, gc=False):
-    """One event, ready to be stored."""
-
-    id: bytes
-    row: bytes
-    source: str
-    event: Event | None  # kept for identify, whose traits go to `users`
 
 
 class Batch:
@@ -65,6 +59,15 @@ class Batch:
         self.lost_frames = 0
         self.lost: Counter[str] = Counter()  # events, by source
 
+    def add(self, portion: Portion) -> None:
+        """Add what the frames behind those so far came to."""
+        self.oldest = self.oldest or portion.oldest
+        self.events += portion.events
+        self.rejections += portion.rejections[: REJECTIONS_KEPT_MAX - len(self.rejections)]
+        self.rejected.update(portion.rejected)
+        self.totals.update(portion.totals)
+        self.lost.update(portion.lost)
+
 
 class Feeder:
     """Prepares batches from *after* on, until it is stopped."""
@@ -78,6 +81,7 @@ class Feeder:
         events_max: int,
         bytes_max: int,
         linger_seconds: float,
+        refiner: Refiner | None = None,
     ) -> None:
         self._journal = journal
         self._limits = limits
@@ -85,7 +89,7 @@ class Feeder:
         self._events_max = events_max
         self._bytes_max = bytes_max
         self._linger_seconds = linger_seconds
-        self._slice_began = 0.0
+        self._refiner = refiner
         self._ready: asyncio.Queue[Batch] = asyncio.Queue(1)
         self._get: asyncio.Task[Batch] | None = None
         self._task = asyncio.create_task(self._run(), name="feeder")
@@ -129,10 +133,8 @@ class Feeder:
             batch.lost_frames += reading.lost_frames
             batch.lost.update(reading.lost_events)
             batch.totals.update(reading.lost_events)
-            self._slice_began = time.perf_counter()
-            for record in reading.records:
-                size += len(record.data)
-                await self._take(batch, record)
+            batch.add(await self._portion(reading.records))
+            size += sum(len(record.data) for record in reading.records)
             batch.end = reading.end
             if len(batch.events) >= self._events_max // 2 or size >= self._bytes_max // 2:
                 break
@@ -141,57 +143,22 @@ class Feeder:
         self._after = batch.end
         return batch
 
-    async def _take(self, batch: Batch, record: Record) -> None:
-        if not batch.oldest:
-            batch.oldest = record.appended_at
-        batch.totals[record.source] += record.events
-        events: list[Prepared] = []
-        rejections: list[Rejection] = []
-        data = record.data
-        try:
-            envelope = decode_envelope(data)
-            data = envelope.body
-            for result in refine(envelope, self._limits):
-                if isinstance(result, Event):
-                    events.append(_prepared(result))
-                else:
-                    rejections.append(result)
-                if time.perf_counter() - self._slice_began > SLICE_SECONDS:
-                    await asyncio.sleep(0)
-                    self._slice_began = time.perf_counter()
-        except Exception as exc:
-            # Of a newer collector, or a defect of ours: it must not hold up the others.
-            log.exception("A frame cannot be decoded", extra={"position": record.position})
-            batch.rejected[record.source, UNDECODABLE] += record.events
-            batch.rejections.append(
-                Rejection(
-                    source=record.source,
-                    received_at=record.appended_at,
-                    code=UNDECODABLE,
-                    detail=f"a request of {record.events} events: {type(exc).__name__}",
-                    data=data,
-                    accepted=bool(record.events),
-                )
-            )
-            return
-        if record.events:
-            # Every event of a frame is an event or a rejection; the books would not close else.
-            batch.lost[record.source] += record.events - len(events) - len(rejections)
-        batch.events += events
-        for rejection in rejections:
-            if record.events:
-                batch.rejected[rejection.source, rejection.code] += 1
-            else:
-                rejection.accepted = False  # a request that was turned down as a whole
-            if len(batch.rejections) < REJECTIONS_KEPT_MAX:
-                batch.rejections.append(rejection)
-
-
-def _prepared(event: Event) -> Prepared:
-    message_id = event.message_id.encode()
-    return Prepared(
-        id_of(message_id),
-        rows.encode(event, message_id),
-        event.source,
-        event if event.type == "identify" else None,
-    )
+    async def _portion(self, records: Sequence[Record]) -> Portion:
+        """What *records* come to; made here unless there is so much that the refiner does it."""
+        if self._refiner is not None:
+            portion = await self._refiner.portion(records)
+            if portion is not None:
+                return portion
+        portion = Portion()
+        slice_began = time.perf_counter()
+        for record in records:
+            try:
+                for _ in fill(portion, self._limits, *record):
+                    if time.perf_counter() - slice_began > SLICE_SECONDS:
+                        await asyncio.sleep(0)
+                        slice_began = time.perf_counter()
+            except Exception as exc:
+                # Of a newer collector, or a defect of ours: it must not hold up the others.
+                log.exception("A frame cannot be decoded", extra={"position": record.position})
+                undecodable(portion, exc, *record)
+        return portion

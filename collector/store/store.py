@@ -15,6 +15,7 @@ Errors   ConfigError from `start` (the embedded directory) ends the collector. A
 import asyncio
 import contextlib
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -31,10 +32,11 @@ from collector.store.accounts import Books
 from collector.store.cursor import Cursor
 from collector.store.dedupe import SeenIndex
 from collector.store.embedded import EmbeddedPostgres, dsn_of
-from collector.store.feeder import Batch, Feeder, Prepared
+from collector.store.feeder import Batch, Feeder
 from collector.store.maintenance import Maintenance
 from collector.store.migrate import migrate
 from collector.store.partitions import make_ahead
+from collector.store.portions import Prepared
 from collector.store.postgres import (
     CLIENT_ERRORS,
     Connection,
@@ -45,6 +47,7 @@ from collector.store.postgres import (
     within,
 )
 from collector.store.reader import admit
+from collector.store.refiner import Refiner
 from collector.store.settings import StoreSettings
 from collector.store.writer import ENDS, Rewound, Writer, bisect
 
@@ -77,6 +80,9 @@ class Store:
         self._settings = settings
         self._journal = journal
         self._limits = limits
+        # On one core it would only be in the way.
+        cores = len(os.sched_getaffinity(0))
+        self._refiner = Refiner(limits) if settings.refine_processes and cores > 1 else None
         self._embedded: EmbeddedPostgres | None = None
         dsn = settings.dsn
         if not dsn:
@@ -128,6 +134,8 @@ class Store:
             if isinstance(result, Exception):
                 log.error("The store ended with an error", exc_info=result)
         await asyncio.to_thread(self._index.close)
+        if self._refiner is not None:
+            await self._refiner.close()
         await self._cursor.close(self.position)
         if self._embedded is not None:
             await self._embedded.stop()
@@ -155,6 +163,7 @@ class Store:
             "last_seq": self.last_seq,
             "oldest_seconds": round(self.oldest_seconds, 3),
             "seen_ids": self._index.count,
+            "refiner_pid": None if self._refiner is None else self._refiner.pid,
             "dedupe_memory_bytes": self._index.memory_bytes,
             "sources": self.books.table(),
         }
@@ -256,6 +265,7 @@ class Store:
             events_max=settings.batch_events_max,
             bytes_max=settings.batch_bytes_max,
             linger_seconds=settings.linger_seconds,
+            refiner=self._refiner,
         )
 
     async def _catch_up(self, connection: Connection, writer: Writer) -> None:

@@ -30,7 +30,8 @@ from collector.event import Event, Rejection
 from collector.store import rows
 from collector.store.accounts import Entries, enter
 from collector.store.dedupe import SeenIndex
-from collector.store.feeder import UNDECODABLE, Batch, Prepared
+from collector.store.feeder import Batch
+from collector.store.portions import UNDECODABLE, Prepared
 from collector.store.postgres import Connection, is_poison, says
 from collector.store.seen import history_of
 
