@@ -8,16 +8,18 @@ Numbers are dense, so one that is missing is an event whose day was dropped: it 
 Errors   none of an event: whatever its mapping raises is logged, and it is a dead letter.
 """
 
+import asyncio
 import logging
-from collections.abc import Hashable, Iterable
-from typing import Any, Final, Protocol
+import time
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
-from collector.destinations.base import Mapped, Refused, Skipped
+from collector.destinations.base import Mapped, Parcel, Refused, Skipped
 from collector.destinations.logbook import Logbook, Runs
 from collector.destinations.settings import DestinationSettings
-from collector.destinations.window import Claim, Item, Window
+from collector.destinations.window import ALONE_ATTEMPTS, Claim, Item, Window
 from collector.store import deliveries
 from collector.store.deliveries import Saved, Waiting
 from collector.store.stored import NOTHING, Json, StoredEvent
@@ -25,8 +27,11 @@ from collector.store.tail import Chunk
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 EXPIRED: Final = "expired"
-KEY_CHARS = 1_000
+KEY_BYTES = 200  # longer ones are kept as their hash: an index has no room for them
+TURN_SECONDS = 0.002  # of mapping at a stretch
 _UNKNOWN = (
     "the collector ended while it was being sent, and this destination cannot tell a resend: "
     "look there whether it arrived, then retry or drop it"
@@ -89,22 +94,27 @@ class Admission:
             return False
         row = self._old.get(event.seq)
         if row is not None:
-            if row.sending:
+            if row.sending and self._settings.on_ambiguous == "dead_letter":
                 self._logbook.refused(event, Refused("ambiguous", _UNKNOWN), row.attempts)
-            return not row.sending
-        reason = self._route.skip(event)
-        if reason is not None:
+                return False
+            return True
+        reason = self._guarded(event, self._route.skip, event)
+        if isinstance(reason, Refused):
+            self._logbook.refused(event, reason, 0)
+        elif reason is not None:
             self._logbook.settled(event.seq, "skipped", reason)
         return reason is None
 
     def _count_missing(self, chunk: Chunk) -> None:
+        """Count what lies between the events of *chunk*, days of it in one entry."""
         after = self._window.read_to
         if chunk.read_to - after == len(chunk.events) + len(chunk.unreadable):
             return
-        there = {event.seq for event in chunk.events} | {bad.seq for bad in chunk.unreadable}
-        for seq in range(after + 1, chunk.read_to + 1):
-            if seq not in there and seq not in self._done:
-                self._logbook.settled(seq, "refused", EXPIRED)
+        there = sorted([event.seq for event in chunk.events] + [bad.seq for bad in chunk.unreadable])
+        for seq in [*there, chunk.read_to + 1]:
+            for first, last in self._done.gaps(after + 1, seq - 1):
+                self._logbook.settled(first, "refused", EXPIRED, events=last - first + 1)
+            after = seq
 
     async def _persons(self, events: Iterable[StoredEvent]) -> dict[str, Json]:
         """What was said of the users of *events*, where the destination wants to know."""
@@ -114,23 +124,47 @@ class Admission:
         if not wanted:
             return {}
         found = await self._logbook.postgres(deliveries.persons, sorted(wanted))
-        return {user_id: _decode(text) for user_id, text in found.items()}
+        return {user_id: self._decoded(text) for user_id, text in found.items()}
 
-    def _take_in(self, event: StoredEvent, person: Json, now: float) -> None:
+    def _decoded(self, text: str) -> Json:
         try:
-            mapped = self._route.map(event, person)
+            return _decode(text)
+        except msgspec.DecodeError:
+            log.exception(
+                "Traits of a user cannot be decoded, and are left out",
+                extra={"destination": self._settings.name},
+            )
+            return NOTHING
+
+    def _guarded(
+        self, event: StoredEvent, job: Callable[..., T], *arguments: Any
+    ) -> T | Refused:
+        """What *job* returns, or why *event* is refused because it failed."""
+        try:
+            return job(*arguments)
+        except msgspec.DecodeError as exc:
+            return Refused("unreadable", f"its JSON cannot be decoded: {exc}")
         except Exception:
             log.exception(
                 "A mapping failed inside the collector",
                 extra={"destination": self._settings.name, "seq": event.seq},
             )
-            mapped = Refused("mapping_failed", "a defect of the collector: see its log")
+            return Refused("mapping_failed", "a defect of the collector: see its log")
+
+    def _take_in(self, event: StoredEvent, person: Json, now: float) -> None:
+        mapped = self._guarded(event, self._route.map, event, person)
+        claim = None
+        if isinstance(mapped, Parcel):
+            found = self._guarded(event, claim_of, event, self._settings.once)
+            if isinstance(found, Refused):
+                mapped = found
+            else:
+                claim = found
         if isinstance(mapped, Skipped):
             self._logbook.settled(event.seq, "skipped", mapped.reason)
         elif isinstance(mapped, Refused):
             self._logbook.refused(event, mapped, 0)
         else:
-            claim = claim_of(event, self._settings.once)
             item = Item(event, mapped, self._keys(event, claim), claim, now)
             row = self._old.get(event.seq)
             if row is not None and row.attempts:
@@ -149,7 +183,20 @@ class Admission:
                 keys += ["u" + event.previous_id, "a" + event.previous_id]
         if claim is not None:
             keys.append(claim)
-        return tuple(keys)
+        return tuple(dict.fromkeys(keys))
+
+
+class Turn:
+    """How long we have had the loop: senders wait for their answer meanwhile."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def over(self) -> None:
+        """Let others have it if our time is over."""
+        if time.perf_counter() - self._since > TURN_SECONDS:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()
 
 
 def _resume(item: Item, row: Waiting, now: float) -> None:
@@ -158,6 +205,7 @@ def _resume(item: Item, row: Waiting, now: float) -> None:
     item.failing_seconds = row.failing_seconds
     item.not_before = row.not_before
     item.failed_at = now
+    item.alone = row.attempts >= ALONE_ATTEMPTS and row.failing_seconds > 0
     item.reason, item.detail = row.reason, row.detail
 
 
@@ -173,4 +221,8 @@ def claim_of(event: StoredEvent, once: dict[str, str]) -> Claim | None:
         value = event.properties.get("orderId")  # as version 1 of the spec has it
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
         return None
-    return Claim(event.event or "", str(value)[:KEY_CHARS])
+    key = str(value)
+    encoded = key.encode(errors="replace")
+    if len(encoded) > KEY_BYTES:
+        key = f"sha256:{hashlib.sha256(encoded).hexdigest()}"
+    return Claim(event.event or "", key)
