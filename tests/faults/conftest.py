@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import random
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +22,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.faults import deliveries
+from tests.faults.deliveries import Delivered
+from tests.faults.receiver import Receiver
 from tests.faults.trial import Form, Result, Trial, table
 from tests.process import CollectorProcess
 from tests.store.servers import Server, binaries, directory
@@ -29,6 +33,7 @@ SHORT_SECONDS, LONG_SECONDS = 180, 7200  # for one test, until it is given up
 
 _numbers = itertools.count(1)
 RESULTS = pytest.StashKey[list[Result]]()
+DELIVERED = pytest.StashKey[list[Delivered]]()
 
 MakeProcess = Callable[..., CollectorProcess]
 Trials = Callable[..., AbstractAsyncContextManager[Trial]]
@@ -53,6 +58,10 @@ def pytest_terminal_summary(
         terminalreporter.section("faults")
         for line in table(results):
             terminalreporter.write_line(line)
+        if delivered := config.stash.get(DELIVERED, []):
+            terminalreporter.write_line("")
+            for line in deliveries.table(delivered):
+                terminalreporter.write_line(line)
 
 
 @pytest.fixture
@@ -91,6 +100,27 @@ def collectors(tmp_path: Path) -> Iterator[MakeProcess]:
 
 
 @pytest.fixture
+def receivers(tmp_path: Path) -> Iterator[Callable[[], Receiver]]:
+    """Makes receivers for destinations, running; they are killed at the end."""
+    made: list[Receiver] = []
+
+    def make() -> Receiver:
+        receiver = Receiver(tmp_path / f"arrivals{len(made)}")
+        made.append(receiver)
+        return receiver.start()
+
+    yield make
+    for receiver in made:
+        receiver.kill()
+
+
+@pytest.fixture
+def delivered(request: pytest.FixtureRequest) -> list[Delivered]:
+    """Where a test puts its line of the table."""
+    return request.config.stash.setdefault(DELIVERED, [])
+
+
+@pytest.fixture
 def trials(form: Form, seed: int, request: pytest.FixtureRequest) -> Trials:
     """Begins a trial of the fault that is named, with the collectors that are given."""
     results = request.config.stash.setdefault(RESULTS, [])
@@ -101,6 +131,16 @@ def trials(form: Form, seed: int, request: pytest.FixtureRequest) -> Trials:
             yield trial
 
     return begin
+
+
+@pytest.fixture
+def stopped() -> Iterator[list[int]]:
+    """Processes that go on at the end, whatever happened."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="session")

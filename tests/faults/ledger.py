@@ -16,6 +16,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Self
 
 import asyncpg
@@ -57,6 +58,7 @@ class Ledger:
         pause_seconds: float = 0.01,
         event_bytes: int = 0,
         again: float = AGAIN,
+        ahead_seconds: float | None = None,
     ) -> None:
         self.ports = list(ports)
         self.acknowledged: set[str] = set()
@@ -75,6 +77,7 @@ class Ledger:
         self._sent_at: dict[str, float] = {}
         self._acknowledged_at: dict[str, float] = {}
         self._again = again
+        self._ahead = ahead_seconds  # of the senders' clock; None: events have no time
         self._counts: Counter[int] = Counter()  # requests of each connection
         self._probes = 0
         self._ending = False
@@ -145,7 +148,8 @@ class Ledger:
         self._probes += 1
         id_ = f"{self._name}-probe-{self._probes}-0"
         async with Sender(self) as sender:
-            await sender.deliver(Post(_single(id_, "probe", ""), [id_]), random.Random(0))
+            post = Post(_single(self._event(id_, "probe", "")), [id_])
+            await sender.deliver(post, random.Random(0))
         return id_
 
     async def _work(self, number: int) -> None:
@@ -166,28 +170,31 @@ class Ledger:
         choice = dice.random()
         if choice < 0.4:
             ids = [f"{first}-{index}" for index in range(BATCH_EVENTS)]
-            events = [_event(id_, user, self._filling) for id_ in ids]
+            events = [self._event(id_, user, self._filling) for id_ in ids]
             data = encode("POST", "/v1/batch", AUTHORIZED, json.dumps({"batch": events}).encode())
             return Post(data, ids)
         id_ = f"{first}-0"
         if choice < 0.8:
-            return Post(_single(id_, user, self._filling), [id_])
+            return Post(_single(self._event(id_, user, self._filling)), [id_])
         return Post(encode("GET", f"/px.gif?wk=demo&e=Opened&uid={user}&mid={id_}"), [id_])
+
+    def _event(self, id_: str, user: str, filling: str) -> dict[str, object]:
+        found: dict[str, object] = {
+            "type": "track", "event": "E", "userId": user, "messageId": id_,
+            "properties": {"filling": filling} if filling else {},
+        }  # fmt: skip
+        if self._ahead is not None:
+            now = datetime.now(UTC) + timedelta(seconds=self._ahead)
+            happened = now - timedelta(seconds=len(id_))  # some time before it was sent
+            found |= {"timestamp": happened.isoformat(), "sentAt": now.isoformat()}
+        return found
 
 
 AUTHORIZED = {"Authorization": basic("demo"), "Content-Type": "application/json"}
 
 
-def _event(id_: str, user: str, filling: str) -> dict[str, object]:
-    properties = {"filling": filling} if filling else {}
-    return {
-        "type": "track", "event": "E", "userId": user, "messageId": id_, "properties": properties
-    }  # fmt: skip
-
-
-def _single(id_: str, user: str, filling: str) -> bytes:
-    body = json.dumps(_event(id_, user, filling)).encode()
-    return encode("POST", "/v1/track", AUTHORIZED, body)
+def _single(event: dict[str, object]) -> bytes:
+    return encode("POST", "/v1/track", AUTHORIZED, json.dumps(event).encode())
 
 
 class Sender:

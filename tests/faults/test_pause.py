@@ -1,11 +1,9 @@
 """Stopped in the middle of work: SIGSTOP and SIGCONT, and SIGTERM, which asks to end well."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -28,16 +26,6 @@ async def test_a_collector_that_is_stopped_for_a_while_goes_on(
             await trial.load(0.5, 3.0)
             process.signal(signal.SIGCONT)
             await trial.recovers(process, time.monotonic())
-
-
-@pytest.fixture
-def stopped() -> Iterator[list[int]]:
-    """Processes that go on at the end, whatever happened."""
-    pids: list[int] = []
-    yield pids
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
 
 
 async def test_ingest_goes_on_while_postgres_is_stopped(
