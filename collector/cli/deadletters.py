@@ -22,6 +22,7 @@ from collector.store.desk import Visit, deadletters
 from collector.store.desk.deadletters import DeadLetter, Letters, Page, Retry
 
 COLUMNS = ("id", "failed at", "destination", "reason", "event", "message id", "attempts", "retry")
+NUMBERS = ("id", "attempts")
 FILTERS = (
     click.option("--destination", metavar="NAME", default="", help="Refused by this one."),
     click.option("--reason", metavar="WORD", default="", help="Refused for this."),
@@ -84,7 +85,7 @@ def show_list(limit: int, path: str | None, *, as_json: bool, **members: Any) ->
         click.echo("There is no dead letter like that." if letters != Letters() else
                    "There is no dead letter.")  # fmt: skip
         return
-    click.echo(table(COLUMNS, [_row(letter) for letter in page.dead_letters], left=6))
+    click.echo(table(COLUMNS, [_row(letter) for letter in page.dead_letters], NUMBERS))
     click.echo()
     if page.total > len(page.dead_letters):
         click.echo(f"{many(page.total, 'dead letter')}, of which the newest are shown.")

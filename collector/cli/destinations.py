@@ -5,17 +5,27 @@ from typing import Any
 import click
 
 from collector.cli.asking import ask, config_option, json_option
-from collector.cli.tables import ago, by_reason, many, members, plain, show_json, span, table
+from collector.cli.tables import (
+    ago,
+    by_reason,
+    many,
+    members,
+    plain,
+    show_json,
+    show_notes,
+    span,
+    table,
+)
 from collector.cli.trial import test
 from collector.config import Config
 from collector.errors import BadRequest
 from collector.store.desk import Visit, couriers
 from collector.store.desk.couriers import Standing
 
-COLUMNS = (
-    "destination", "type", "state", "lag", "pending", "waiting", "rate/s", "delivered", "skipped",
-    "refused", "dead letters",
+NUMBERS = (
+    "lag", "pending", "waiting", "rate/s", "delivered", "skipped", "refused", "dead letters",
 )  # fmt: skip
+COLUMNS = ("destination", "type", "state", *NUMBERS)
 
 
 @click.group(invoke_without_command=True)
@@ -42,13 +52,10 @@ def destinations(ctx: click.Context, path: str | None, *, as_json: bool) -> None
         )
         return
     if found:
-        click.echo(table(COLUMNS, [_row(one) for one in found], left=3))
+        click.echo(table(COLUMNS, [_row(one) for one in found], NUMBERS))
     notes = [note for one in found for note in _notes(one)]
     notes += _differences({one.name for one in found}, configured)
-    if found and notes:
-        click.echo()
-    for note in notes:
-        click.echo(note)
+    show_notes(notes)
     if not found and not notes:
         click.echo("There is no destination: add a [[destinations]] table, and start.")
 
@@ -74,20 +81,20 @@ def _notes(one: Standing) -> list[str]:
     """What does not fit into a row."""
     notes = []
     if one.reason:
-        when = f" since {ago(one.since).removesuffix(' ago')}" if one.since else ""
-        notes.append(f"{one.name} is {one.state}{when}: {one.reason}: {plain(one.detail or '')}")
+        lasted = f" for {ago(one.since).removesuffix(' ago')}" if one.since else ""
+        notes.append(f"{one.reason}{lasted}: {plain(one.detail or '')}")
         if one.state == "paused":
             notes[-1] += f"; to go on: collector destinations resume {one.name}"
     if one.pending and one.owner is None:
-        notes.append(f"{one.name} is served by no collector now: start one")
+        notes.append("no collector serves it now: start one")
     if one.last_error:
         when = f" {ago(one.last_error_at)}" if one.last_error_at else ""
-        notes.append(f"{one.name} last error{when}: {plain(one.last_error)}")
+        notes.append(f"last error{when}: {plain(one.last_error)}")
     if one.outcomes.skipped:
-        notes.append(f"{one.name} skipped {by_reason(one.outcomes.skipped)}")
+        notes.append(f"skipped: {by_reason(one.outcomes.skipped)}")
     if one.outcomes.refused:
-        notes.append(f"{one.name} refused {by_reason(one.outcomes.refused)}")
-    return notes
+        notes.append(f"refused: {by_reason(one.outcomes.refused)}")
+    return [f"{one.name}: {note}" for note in notes]
 
 
 def _differences(known: set[str], configured: dict[str, Any]) -> list[str]:
@@ -95,12 +102,12 @@ def _differences(known: set[str], configured: dict[str, Any]) -> list[str]:
     notes = []
     for name, settings in sorted(configured.items()):
         if settings.enabled and name not in known:
-            notes.append(f"{name} is configured and has not begun yet: start the collector")
+            notes.append(f"{name}: configured, and has not begun yet: start the collector")
     for name in sorted(known):
         if name not in configured:
-            notes.append(f"{name} is not in this configuration: its events wait")
+            notes.append(f"{name}: not in this configuration: its events wait")
         elif not configured[name].enabled:
-            notes.append(f"{name} is switched off by `enabled`: its events wait")
+            notes.append(f"{name}: switched off by `enabled`: its events wait")
     return notes
 
 

@@ -22,7 +22,7 @@ from collector.cli.asking import (
     until_option,
 )
 from collector.cli.progress import Progress, Silence
-from collector.cli.tables import ago, by_reason, many, plain, show_json, table
+from collector.cli.tables import ago, by_reason, many, plain, show_json, show_notes, table
 from collector.config import Config
 from collector.errors import BadRequest, Unreachable
 from collector.event import EVENT_TYPES
@@ -30,8 +30,10 @@ from collector.store.desk import Visit, replays
 from collector.store.desk.replays import Replay, Span
 from collector.store.selection import Selection
 
+GOING = ("running", "paused")
 LOOK_SECONDS = 1.0
 UNTAKEN_SECONDS = 10.0  # then somebody should know that no collector has taken it up
+NUMBERS = ("replay", "done", "delivered", "of", "rate/s")
 COLUMNS = ("replay", "destination", "state", "started", "done", "delivered", "of", "rate/s", "what")
 
 
@@ -148,7 +150,7 @@ def _watch(path: str | None, started: Replay, progress: Progress) -> Replay:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, stopped.set)
         found, waited, told = started, 0.0, False
-        while found.state in {"running", "paused"} and not stopped.is_set():
+        while found.state in GOING and not stopped.is_set():
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
                     await stopped.wait()
@@ -165,13 +167,14 @@ def _watch(path: str | None, started: Replay, progress: Progress) -> Replay:
             if waited >= UNTAKEN_SECONDS and not found.started and not told:
                 told = True
                 progress.say("No collector has taken it up yet: it waits until one runs.")
-            progress.show(found.state, _line(found))
+            if found.state in GOING:
+                progress.show(found.state, _line(found))
         progress.clear()
         return found
 
     found = ask(path, look)
     progress.say(_line(found))
-    if found.state in {"running", "paused"}:
+    if found.state in GOING:
         progress.say(
             f"Replay {found.id} goes on without us. To end it: collector replay cancel {found.id}"
         )
@@ -221,11 +224,14 @@ def show_list(destination: str, path: str | None, *, as_json: bool) -> None:
     elif not found:
         click.echo("There is no replay.")
     else:
-        click.echo(table(COLUMNS, [_row(one) for one in found], left=4))
-        for one in found:
-            if one.reason and one.state in {"running", "paused"}:
-                click.echo(f"\nreplay {one.id}: {one.reason}: {plain(one.detail or '')}", nl=False)
-        click.echo(nl=any(one.reason for one in found))
+        click.echo(table(COLUMNS, [_row(one) for one in found], NUMBERS))
+        show_notes(
+            [
+                f"replay {one.id}: {one.reason}: {plain(one.detail or '')}"
+                for one in found
+                if one.reason and one.state in GOING
+            ]
+        )
 
 
 def _row(one: Replay) -> list[str]:

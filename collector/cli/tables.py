@@ -4,7 +4,7 @@ Tables: how numbers, times and rows are written for people.
 Units    seconds; times in UTC.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,17 +20,23 @@ def show_json(value: object) -> None:
     click.echo(msgspec.json.encode(value))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """*rows* under *columns*, of which the first *left* ones are aligned to the left."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str]) -> str:
+    """*rows* under *columns*, of which those named in *numbers* are aligned to the right."""
     lines = [columns, *([cut(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, cell, width in zip(columns, line, widths, strict=True)
         ).rstrip()
         for line in lines
     )
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    """Print *notes* under a table, if there are any."""
+    for line in ("", *notes) if notes else ():
+        click.echo(line)
 
 
 def cut(text: str) -> str:

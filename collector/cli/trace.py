@@ -5,7 +5,7 @@ import sys
 import click
 
 from collector.cli.asking import ask, config_option, json_option
-from collector.cli.tables import ago, clock, members, plain, show_json, table
+from collector.cli.tables import ago, clock, members, plain, show_json, show_notes, table
 from collector.config import Config
 from collector.store.desk import Visit
 from collector.store.desk import trace as desk
@@ -83,11 +83,9 @@ def _show_stored(stored: Stored) -> None:
     if not stored.fates:
         click.echo("There is no destination.")
         return
-    click.echo(table(COLUMNS, [_row(fate) for fate in stored.fates], left=3))
-    for fate in stored.fates:
-        if note := _note(fate):
-            click.echo(f"\n{_who(fate)}: {note}", nl=False)
-    click.echo()
+    click.echo(table(COLUMNS, [_row(fate) for fate in stored.fates], ("attempts",)))
+    notes = [(_who(fate), _note(fate)) for fate in stored.fates]
+    show_notes([f"{who}: {note}" for who, note in notes if note])
 
 
 def _who(fate: Fate) -> str:
