@@ -66,7 +66,8 @@ def test_where_there_is_none_it_says_what_to_do(shell: Shell) -> None:
 
 
 def test_settings_and_tables_that_do_not_agree_are_told(shell: Shell) -> None:
-    shell.configure(f"{HOOK}enabled = false\n{HOOK.replace('"hook"', '"new"')}")
+    new = HOOK.replace('"hook"', '"new"')
+    shell.configure(f"{HOOK}enabled = false\n{new}")
 
     async def add(connection: Connection) -> None:
         await add_courier(connection, "hook")
