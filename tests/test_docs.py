@@ -24,7 +24,7 @@ def codes() -> set[str]:
     """The words that ingest and refine answer with: the first argument of their errors."""
     found = set()
     for folder in ("ingest", "refine", "journal"):
-        for path in (REPOSITORY / "collector" / folder).glob("*.py"):
+        for path in (REPOSITORY / "collector" / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if (
                     isinstance(node, ast.Call)

@@ -5,13 +5,16 @@ Where a key may stand, in the order that never goes wrong: X-Write-Key (Jitsu ma
 body), the query (beacons), the user of Basic auth, the body. `Authorization: Bearer` belongs to
 Segment's OAuth and carries no write key; it then stands in the body.
 
+Some vendors' keys are pairs, `id:secret`. A source whose write key is such a pair asks for both;
+one whose write key is the id alone takes it with whatever stands behind the colon.
+
 Errors   BadRequest(missing_write_key), BadRequest(unknown_write_key): 401.
 Source   Segment, "HTTP Tracking API", section Authentication; recorded requests in tests/wire
 """
 
 import binascii
 import hmac
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from collector.errors import BadRequest
 from collector.ingest.settings import SourceSettings
@@ -22,6 +25,7 @@ class Sources:
 
     def __init__(self, sources: Sequence[SourceSettings]) -> None:
         self._by_key = {source.write_key: source for source in sources}
+        self.pairs = {key for key in self._by_key if ":" in key}
         self.names = [source.name for source in sources]
         self.origins = {origin for source in sources for origin in source.origins}
         self.open = any(not source.origins for source in sources)
@@ -36,6 +40,9 @@ class Sources:
                 status=401,
             )
         source = self._by_key.get(key)
+        if source is None and ":" in key:
+            key = key.partition(":")[0]
+            source = self._by_key.get(key)
         # The table finds it; the comparison in constant time decides.
         if source is None or not hmac.compare_digest(source.write_key.encode(), key.encode()):
             raise BadRequest(
@@ -47,8 +54,12 @@ class Sources:
         return source
 
 
-def key_of_basic(authorization: str) -> str | None:
-    """The write key in an Authorization header, or None if it carries none."""
+def key_of_basic(authorization: str, pairs: Container[str] = ()) -> str | None:
+    """
+    The write key in an Authorization header, or None if it carries none.
+
+    It is the user, or user and password if together they are one of *pairs*.
+    """
     scheme, _, credentials = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None
@@ -56,4 +67,6 @@ def key_of_basic(authorization: str) -> str | None:
         decoded = binascii.a2b_base64(credentials.strip()).decode()
     except ValueError:  # neither ASCII, nor base64, nor UTF-8
         return None
+    if decoded in pairs:
+        return decoded
     return decoded.partition(":")[0] or None

@@ -91,7 +91,7 @@ class Intake:
         if parameters and (key := parameters.get("writeKey")):
             return key
         authorization = request.header("Authorization")
-        return key_of_basic(authorization) if authorization else None
+        return key_of_basic(authorization, self.sources.pairs) if authorization else None
 
     def source(self, request: Request, key: str | None) -> SourceSettings:
         """The source that *key* belongs to, if the page that sends may use it."""
@@ -100,11 +100,20 @@ class Intake:
         return source
 
     def accept(
-        self, request: Request, source: SourceSettings, call: str, decoded: Decoded
+        self,
+        request: Request,
+        source: SourceSettings,
+        call: str,
+        decoded: Decoded,
+        by_server: bool = False,
     ) -> Awaitable[int]:
-        """Journal what was decoded; to be awaited, which ends when it is on disk."""
+        """
+        Journal what was decoded; to be awaited, which ends when it is on disk.
+
+        *by_server* says that no person's own device sent it, whatever kind the source is of.
+        """
         envelope = self._envelope(request, source.name, call, decoded.body, decoded.refusals)
-        envelope.device = source.kind == "browser"
+        envelope.device = source.kind == "browser" and not by_server
         envelope.image = request.method == "GET"
         envelope.sound = not decoded.problems
         envelope.gpc = envelope.device and request.message.headers.get("Sec-GPC") == "1"

@@ -35,8 +35,14 @@ class Sdk:
         self._intake = intake
         self._settings = settings
 
-    async def settings(self, request: Request, key: str, base: str) -> Reply:
-        """The settings of the source with write key *key*, below the path prefix *base*."""
+    async def settings(
+        self, request: Request, key: str, base: str, integration: str = "Segment.io"
+    ) -> Reply:
+        """
+        The settings of the source with write key *key*, below the path prefix *base*.
+
+        *integration* is the name under which the SDK looks for itself.
+        """
         try:
             source = self._intake.source(request, key)
         except BadRequest as exc:
@@ -52,7 +58,7 @@ class Sdk:
         api_host = f"{host}{base}/v1"
         where = {"apiKey": source.write_key, "apiHost": api_host, "protocol": protocol}
         answer = {
-            "integrations": {"Segment.io": where},
+            "integrations": {integration: where},
             "plan": {"track": {"__default": {"enabled": True, "integrations": {}}}},
             "metrics": {"sampleRate": self._settings.sdk_metrics_sample_rate, "host": api_host},
             "edgeFunction": {},

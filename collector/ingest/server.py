@@ -17,7 +17,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote
 
 from collector import metrics
@@ -28,13 +28,12 @@ from collector.ingest.intake import Intake
 from collector.ingest.pixel import Pixel, gif
 from collector.ingest.protocol import Reply, Request, Sent
 from collector.ingest.sdk import Sdk
+from collector.ingest.senders import Handler, make_senders
 from collector.ingest.settings import IngestSettings, SourceSettings
 from collector.ingest.tracking import CALLS, Tracking
 from collector.journal import Journal
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[Request], Awaitable[Reply]]
 
 RETRY_AFTER_SECONDS = 10  # when the disk refuses
 LINE_BYTES_MAX = 1 << 17  # what the parser takes of a request line, so that we can answer it
@@ -76,6 +75,8 @@ class Ingest:
         self._cors = self._intake.cors
         self._journal = journal
         self._sdk = Sdk(self._intake, settings)
+        self._tracking = Tracking(self._intake)
+        self._senders = make_senders(self._intake, self._tracking, self._sdk)
         self._routes: dict[str, dict[str, Handler]] = {}
         self._images: set[bytes] = set()  # the paths of pixels
         self._bases: list[str] = []
@@ -86,7 +87,7 @@ class Ingest:
             self._add_routes(base)
 
     def _add_routes(self, base: str) -> None:
-        tracking, pixel = Tracking(self._intake), Pixel(self._intake)
+        tracking, pixel = self._tracking, Pixel(self._intake)
         self._route(f"{base}/health", "GET", self._health)
         self._route(f"{base}/v1/m", "POST", self._sdk.metrics)
         self._image(f"{base}/px.gif", pixel.handler(None))
@@ -94,17 +95,23 @@ class Ingest:
             self._route(f"{base}/v1/{name}", "POST", tracking.handler(call))
         for call in ("track", "page", "screen", "identify", "group", "alias"):
             self._image(f"{base}/v1/pixel/{call}", pixel.handler(call))
+        for sender in self._senders:
+            for route in sender.routes():
+                if route.image:
+                    self._image(base + route.path, route.handler)
+                else:
+                    self._route(base + route.path, route.method, route.handler)
 
     def _image(self, path: str, handler: Handler) -> None:
         self._route(path, "GET", handler)
         self._images |= {path.encode(), path.encode() + b"/"}
 
     def _route(self, path: str, method: str, handler: Handler) -> None:
-        methods = {method: handler}
+        # With and without the last slash: a redirect would lose the body.
+        methods = self._routes[path + "/"] = self._routes.setdefault(path, {})
+        methods[method] = handler
         if method == "GET":
             methods["HEAD"] = handler
-        # With and without the last slash: a redirect would lose the body.
-        self._routes[path] = self._routes[path + "/"] = methods
 
     # --- start and stop --------------------------------------------------------------------
 
@@ -187,6 +194,10 @@ class Ingest:
     async def _other(self, request: Request, methods: dict[str, Handler] | None) -> Reply:
         """The answer to a request that no route takes."""
         path = request.path
+        if methods is None and (methods := self._find(path)) is not None:
+            handler = methods.get("GET" if request.method == "HEAD" else request.method)
+            if handler is not None:
+                return await handler(request)
         if methods is not None:
             if request.method == "OPTIONS":
                 return self._cors.preflight(request)
@@ -208,6 +219,15 @@ class Ingest:
             "nothing is here: events go to /v1/track, /v1/batch and their like",
             status=404,
         )
+
+    def _find(self, path: str) -> dict[str, Handler] | None:
+        """The handlers of a path that carries something of the request."""
+        for base in self._bases:
+            if path.startswith(base):
+                for sender in self._senders:
+                    if methods := sender.find(base, path[len(base) :]):
+                        return methods
+        return None
 
     async def _health(self, request: Request) -> Reply:
         self._journal.check_room()

@@ -51,12 +51,14 @@ class Tracking:
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
 
-    def handler(self, call: str) -> Callable[[Request], Awaitable[Reply]]:
-        """The handler of *call*: BATCH or an event type."""
+    def handler(
+        self, call: str, *, by_server: bool = False
+    ) -> Callable[[Request], Awaitable[Reply]]:
+        """The handler of *call*: BATCH or an event type; *by_server*: no person's own device."""
 
-        return partial(self._take, call)
+        return partial(self._take, call, by_server)
 
-    async def _take(self, call: str, request: Request) -> Reply:
+    async def _take(self, call: str, by_server: bool, request: Request) -> Reply:
         intake = self._intake
         body = await intake.body(request)
         began = time.perf_counter()
@@ -73,7 +75,7 @@ class Tracking:
             if call != BATCH and decoded.problems:
                 raise BadRequest(*decoded.problems[0][1])
             if decoded.events:
-                await intake.accept(request, source, call, decoded)
+                await intake.accept(request, source, call, decoded, by_server)
         except BadRequest as exc:
             intake.keep(request, exc, body.data, source_name)
             raise

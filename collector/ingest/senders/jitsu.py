@@ -1,0 +1,32 @@
+"""
+Jitsu: @jitsu/js, in browsers and in Node.
+
+    POST /api/s/<type>       from the person's own device
+    POST /api/s/s2s/<type>   from a server, which speaks for many persons
+
+One event each. The write key, `id:secret`, is in the header X-Write-Key; the body has it too, but
+masked, and is not asked. The answer is a JSON object: anything else is an error to the SDK, which
+never tries again. `destinations` in it would have browsers load scripts, so there is none.
+
+Source   @jitsu/js; recorded requests in tests/wire
+"""
+
+from collections.abc import Iterator
+
+from collector.ingest.senders.base import Route, Sender
+from collector.ingest.tracking import Tracking
+
+TYPES = ("track", "identify", "page", "screen", "group", "alias")
+
+
+class Jitsu(Sender):
+    """Jitsu's paths for the calls of Segment."""
+
+    def __init__(self, tracking: Tracking) -> None:
+        self._tracking = tracking
+
+    def routes(self) -> Iterator[Route]:
+        for call in TYPES:
+            yield Route(f"/api/s/{call}", "POST", self._tracking.handler(call))
+            by_server = self._tracking.handler(call, by_server=True)
+            yield Route(f"/api/s/s2s/{call}", "POST", by_server)
