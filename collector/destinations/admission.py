@@ -9,6 +9,7 @@ Errors   none of an event: whatever its mapping raises is logged, and it is a de
 """
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -83,10 +84,17 @@ class Admission:
             self._count_missing(chunk)
         for seq, detail in chunk.unreadable:
             self._logbook.unreadable(seq, detail)
-        wanted = [event for event in chunk.events if self._passes(event)]
+        turn = Turn()
+        wanted = []
+        for event in chunk.events:
+            if self._passes(event):
+                wanted.append(event)
+            await turn.over()
         persons = await self._persons(wanted)
         for event in wanted:
             self._take_in(event, persons.get(event.user_id or "", NOTHING), now)
+            self._window.read_to = event.seq  # others may send and commit this much already
+            await turn.over()
         self._window.read_to = chunk.read_to
 
     def _passes(self, event: StoredEvent) -> bool:
@@ -110,7 +118,9 @@ class Admission:
         after = self._window.read_to
         if chunk.read_to - after == len(chunk.events) + len(chunk.unreadable):
             return
-        there = sorted([event.seq for event in chunk.events] + [bad.seq for bad in chunk.unreadable])
+        there = sorted(
+            [event.seq for event in chunk.events] + [bad.seq for bad in chunk.unreadable]
+        )
         for seq in [*there, chunk.read_to + 1]:
             for first, last in self._done.gaps(after + 1, seq - 1):
                 self._logbook.settled(first, "refused", EXPIRED, events=last - first + 1)
@@ -136,9 +146,7 @@ class Admission:
             )
             return NOTHING
 
-    def _guarded(
-        self, event: StoredEvent, job: Callable[..., T], *arguments: Any
-    ) -> T | Refused:
+    def _guarded(self, event: StoredEvent, job: Callable[..., T], *arguments: Any) -> T | Refused:
         """What *job* returns, or why *event* is refused because it failed."""
         try:
             return job(*arguments)

@@ -12,7 +12,8 @@ cannot tell a resend (`on_ambiguous = dead_letter`), a row says "sending" before
 and what is found in such a row at the next start is a dead letter.
 
 Units    seconds on the courier's clock, microseconds in events.
-Errors   none: Fenced (another collector has the destination now) ends `run`, all else waits.
+Errors   none: Fenced (another collector has the destination now) ends `run`, a selection that
+         cannot be read pauses a replay, all else waits.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from collector.destinations.pace import Breaker, Bucket, Clock, delay
 from collector.destinations.window import ALONE_ATTEMPTS, Item, State, Window
 from collector.errors import (
     Ambiguous,
+    BadRequest,
     CollectorError,
     DeliveryError,
     Denied,
@@ -44,9 +46,10 @@ from collector.store.tail import Chunk
 log = logging.getLogger(__name__)
 
 READ_EVENTS = 1_000
-AHEAD_BYTES_MAX = 8_000_000
+AHEAD_BYTES_MAX = 8_000_000  # of parcels that were not tried
+WAITING_BYTES_MAX = 64_000_000  # of parcels that wait
 COMMIT_SECONDS = 0.5  # what is settled in this time shares a commit
-UNCOMMITTED_MAX = 20_000  # settled events; beyond, nothing is sent until a commit succeeds
+UNCOMMITTED_MAX = 20_000  # settled events; beyond, no more are read
 _STALLED = "so many events wait to be tried again that no more are read: see deliveries"
 
 
@@ -119,7 +122,8 @@ class Courier:
     async def _session(self) -> None:
         saved = await self.logbook.open()
         self.window = Window(saved.position)
-        self.paused = saved.state == "paused"
+        # A replay may have been told of its destination's pause, of which its own row says nothing.
+        self.paused = self.paused or saved.state == "paused"
         self._orders = None
         senders = 1 if self._strict else self.settings.concurrency
         work: list[Coroutine[Any, Any, None]] = [self._reads(saved), self._commits()]
@@ -165,6 +169,7 @@ class Courier:
             self.logbook.status = Status(state)
             self._refused_in_a_row = 0
             self._changed.set()
+            self._space.set()
 
     def hold(self, *, held: bool) -> None:
         """Send only while the lease is ours."""
@@ -184,12 +189,19 @@ class Courier:
             saved,
             ordered=self._destination.ordered,
         )
+        events_max = READ_EVENTS
+        if self.key.replay:  # what is read at once is sent at once
+            events_max = min(READ_EVENTS, self.settings.replay_rate_per_second or READ_EVENTS)
         while last is None or window.read_to < last:
             await self._room()
             try:
-                chunk = await self._feed.read(window.read_to, READ_EVENTS)
+                chunk = await self._feed.read(window.read_to, events_max)
             except Unreachable:
                 await self._clock.sleep(PAUSE_SECONDS)
+                continue
+            except BadRequest as exc:
+                self._give_up(exc.code, exc.detail)
+                await self._resumed()
                 continue
             if self.key.replay and chunk.events:
                 await self._clock.sleep(self._events.take(self._clock.now(), len(chunk.events)))
@@ -198,19 +210,27 @@ class Courier:
             self._space.set()
             self.logbook.dirty.set()
 
+    async def _resumed(self) -> None:
+        while self.paused:
+            self._space.clear()
+            await self._space.wait()
+
     async def _room(self) -> None:
         """Return when there is room for more."""
         settings = self.settings
         while True:
             window = self.window
-            stalled = window.waiting >= settings.waiting_events_max
+            stalled = (
+                window.waiting >= settings.waiting_events_max
+                or window.waiting_bytes >= WAITING_BYTES_MAX
+            )
             if stalled != self.stalled:
                 self.stalled = stalled
                 self.logbook.dirty.set()
             if (
                 not stalled
                 and len(window) - window.waiting < settings.ahead_events_max
-                and window.bytes < AHEAD_BYTES_MAX
+                and window.bytes - window.waiting_bytes < AHEAD_BYTES_MAX
                 and self.logbook.uncommitted < UNCOMMITTED_MAX
             ):
                 return
@@ -242,14 +262,17 @@ class Courier:
             ready = window.ready(now)
             due = window.next_due()
             seconds: float | None = None  # until something changes
-            if self.paused or not self.held or self.logbook.uncommitted >= UNCOMMITTED_MAX:
+            if self.paused or not self.held:
                 pass
             elif blocked := self.breaker.blocked(now):
                 seconds = blocked if ready or due is not None else None
             elif ready:
                 seconds = (window.oldest_since() or now) + settings.linger_seconds - now
                 if seconds <= 0 or ready >= settings.batch_events_max or self._all_read():
-                    return window.take(now, settings.batch_events_max, settings.batch_bytes_max)
+                    # What may become a dead letter because nobody answers is tried one by one.
+                    risky = self._strict and self.breaker.open
+                    events_max = 1 if risky else settings.batch_events_max
+                    return window.take(now, events_max, settings.batch_bytes_max)
             elif due is not None:
                 seconds = due - now
             await self._clock.wait(self._changed, seconds)
@@ -292,6 +315,8 @@ class Courier:
         wanted = [(item, item.claim) for item in batch if item.claim is not None]
         if not wanted:
             return batch
+        if self.logbook.frees(claim for _, claim in wanted):
+            await self._commit()
         asked = [(*claim, item.event.message_id) for item, claim in wanted]
         owners = await self.logbook.postgres(deliveries.claim, self.key.destination, asked)
         for (item, _), owner in zip(wanted, owners, strict=True):
@@ -340,11 +365,12 @@ class Courier:
         self._untried(batch)
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
-            now = self._clock.now()
-            if self.paused or not self.held or self.breaker.blocked(now):
+            await self._clock.sleep(self._requests.take(self._clock.now()))
+            if self.paused or not self.held or self.breaker.blocked(self._clock.now()):
                 return  # it went away meanwhile; who called puts the rest back
-            await self._clock.sleep(self._requests.take(now))
-            await self._send(part)
+            free = self.window.in_order(part)  # of those before them some may wait by now
+            if free:
+                await self._send(free)
 
     # --- outcomes ----------------------------------------------------------------------------
 
@@ -368,7 +394,10 @@ class Courier:
     def _failed(self, batch: list[Item], error: CollectorError, seconds: float | None) -> None:
         """None of the batch was taken: all of it waits."""
         now = self._clock.now()
-        self.breaker.failed(now, seconds)
+        if batch[0].alone and seconds is None and not self.breaker.open:
+            self.breaker.ended()  # it fails while others pass, which says nothing of them
+        else:
+            self.breaker.failed(now, seconds)
         for item in batch:
             self._retry(item, now, Later(error.code, error.detail, seconds))
 
@@ -378,9 +407,8 @@ class Courier:
             self._failed(batch, error, seconds)
             return
         self.breaker.failed(self._clock.now(), seconds)
-        self.logbook.error = error.detail
         for item in batch:
-            self._refuse(item, Refused("ambiguous", error.detail), free=False)
+            self._turned_down(item, Refused("ambiguous", error.detail), free=False)
 
     def _retry(self, item: Item, now: float, later: Later) -> None:
         """*item* waits, unless it has failed for too long while others passed."""
@@ -388,8 +416,13 @@ class Courier:
         self.retried += 1
         self.logbook.error = later.detail
         passed_at = self.breaker.passed_at
-        if item.failed_at is not None and passed_at is not None and passed_at >= item.failed_at:
-            item.failing_seconds += now - item.failed_at
+        if item.failed_at is not None and (
+            (passed_at is not None and passed_at >= item.failed_at)
+            # So many wait, behind ones such as this, that no others are there to pass.
+            or (item.alone and self.stalled)
+        ):
+            # As long as it had to wait; what it waited beyond that was for the destination.
+            item.failing_seconds += max(0.0, min(now, item.not_before) - item.failed_at)
             item.alone = item.alone or item.attempts >= ALONE_ATTEMPTS
         item.failed_at = now
         item.reason, item.detail = later.reason, later.detail
@@ -401,10 +434,10 @@ class Courier:
         item.delay += 1
         self.window.wait(item, now + max(seconds, later.seconds or 0.0))
 
-    def _turned_down(self, item: Item, refused: Refused) -> None:
+    def _turned_down(self, item: Item, refused: Refused, *, free: bool = True) -> None:
         """The vendor refuses *item*; if it refuses everything, the fault is not in the events."""
         self.logbook.error = refused.detail
-        self._refuse(item, refused)
+        self._refuse(item, refused, free=free)
         self._refused_in_a_row += 1
         longest = self.settings.refused_in_a_row_max
         if longest and self._refused_in_a_row >= longest:
@@ -434,6 +467,7 @@ class Courier:
             return
         self.paused = True
         self._orders = Status("paused", reason, detail)
+        self.logbook.dirty.set()
         log.error(
             "A destination is paused: %s",
             detail,
@@ -464,8 +498,8 @@ class Courier:
             return self._orders
         if self.paused:
             return self.logbook.status  # a person's order
-        if self.stalled:
-            return Status("running", "too_many_waiting", _STALLED)
         if self.breaker.open:
             return Status("running", "away", "it takes nothing now: see last_error")
+        if self.stalled:
+            return Status("running", "too_many_waiting", _STALLED)
         return Status()

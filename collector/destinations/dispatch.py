@@ -140,6 +140,7 @@ class Dispatch:
         self._began_at = self._clock.now()
         self._task: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
+        self._expiry: asyncio.TimerHandle | None = None  # of the lease, in case nobody renews it
         self._counted_at = float("-inf")
 
     # --- life --------------------------------------------------------------------------------
@@ -158,8 +159,13 @@ class Dispatch:
             return
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if self._expiry is not None:
+            self._expiry.cancel()
         running = [one for post in self._posts.values() for one in post.running.values()]
-        await asyncio.gather(*(one.courier.stop(STOP_SECONDS) for one in running))
+        stops = [one.courier.stop(STOP_SECONDS) for one in running]
+        for ended in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(ended, Exception):
+                log.error("A courier did not write down how it ended", exc_info=ended)
         for one in running:
             one.task.cancel()
         await asyncio.gather(*(one.task for one in running), return_exceptions=True)
@@ -220,6 +226,12 @@ class Dispatch:
         names = [post.lease for post in self._posts.values()]
         epochs = await self._control.do(leases.acquire_all, names, self._owner, LEASE_SECONDS)
         self._renewed_at = asked_at
+        if self._expiry is not None:
+            self._expiry.cancel()
+        # Postgres may hang for longer than the lease, and the rounds with it.
+        self._expiry = asyncio.get_running_loop().call_at(
+            asked_at + LEASE_SECONDS - MARGIN_SECONDS, self._hold
+        )
         for post in self._posts.values():
             epoch = epochs.get(post.lease)
             if epoch != post.epoch:

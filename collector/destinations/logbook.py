@@ -2,8 +2,8 @@
 Logbook: what a courier has settled, and what of that is written down.
 
 Entries wait here until a commit covers them: everything before the first event that is under way.
-A commit is tried until Postgres has it. Where its answer was lost, the revision of the courier's
-row tells whether it was made.
+A commit is tried until Postgres has it, and what it says is forgotten only then. Where its answer
+was lost, the revision of the courier's row tells whether it was made.
 
 Shapes   rows of `deliveries` are kept in mind as (attempts, not before, sending), runs as
          first = last seq, so that a commit writes only what has changed.
@@ -13,7 +13,7 @@ Errors   Fenced when another collector has the destination now.
 import asyncio
 import bisect
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from collector.destinations.base import Refused
@@ -64,7 +64,7 @@ class Logbook:
 
     @property
     def uncommitted(self) -> int:
-        """Events that are settled and would be brought again after a crash."""
+        """Entries that wait; what they are about would be brought again after a crash."""
         return len(self._settled)
 
     def total(self, outcome: str) -> int:
@@ -93,9 +93,11 @@ class Logbook:
 
     # --- entries -----------------------------------------------------------------------------
 
-    def settled(self, seq: int, outcome: str, reason: str = "", attempts: int = 0) -> None:
-        """The event *seq* is delivered, skipped or refused."""
-        self._settled.append(Settled(seq, outcome, reason, attempts))
+    def settled(
+        self, seq: int, outcome: str, reason: str = "", attempts: int = 0, *, events: int = 1
+    ) -> None:
+        """The event *seq*, or so many from there on, is delivered, skipped or refused."""
+        self._settled.append(Settled(seq, outcome, reason, attempts, events))
         self.dirty.set()
 
     def refused(self, event: StoredEvent, refused: Refused, attempts: int) -> None:
@@ -124,6 +126,11 @@ class Logbook:
         """Another event may have the business key *claim*: this one was not taken."""
         self._freed.append((*claim, message_id))
 
+    def frees(self, claims: Iterable[Claim]) -> bool:
+        """Whether one of *claims* is free again, which Postgres does not know yet."""
+        wanted = set(claims)
+        return any((event, key) in wanted for event, key, _ in self._freed)
+
     # --- commits -----------------------------------------------------------------------------
 
     async def commit(self, window: Window, status: Callable[[], Status]) -> None:
@@ -131,50 +138,51 @@ class Logbook:
         async with self._turn:
             self.dirty.clear()
             coverage = window.coverage()
-            change = self._change(window, coverage, status())
+            runs = _joined(coverage, self._runs)
+            change = self._change(window, coverage, runs, status())
             if change is not None:
+                seen = len(self._settled), len(self._letters)
                 await self._write(change)
-                self._written(change, coverage)
+                self._written(change, runs, coverage.horizon, *seen)
 
-    def _change(self, window: Window, coverage: Coverage, status: Status) -> Change | None:
-        """What the next commit says, taken out of what waits to be said."""
-        position, horizon, waiting, runs = coverage
+    def _change(
+        self, window: Window, coverage: Coverage, runs: dict[int, int], status: Status
+    ) -> Change | None:
+        """What the next commit says."""
+        position, horizon, rows, _ = coverage
         keep = []
-        for item in waiting:
+        for item in rows:
             flying = item.state is State.FLYING
             if self._rows.get(item.seq) != (item.attempts, item.not_before, flying):
                 keep.append(_row(item, sending=flying))
-        present = {item.seq for item in waiting}
+        present = {item.seq for item in rows}
         drop = [
             seq
-            for seq in self._rows
-            if seq not in present and (seq <= horizon or window.is_fresh(seq))
+            for seq, (_, _, sending) in self._rows.items()
+            if seq not in present and (seq <= horizon or (sending and window.is_untried(seq)))
         ]
         drop += [first for first in self._runs if first not in runs]
         longer = [(first, last) for first, last in runs.items() if self._runs.get(first) != last]
-        settled, self._settled = _until(horizon, self._settled)
-        letters, self._letters = _until(horizon, self._letters)
-        freed, self._freed = self._freed, []
-        error, self.error = self.error, None
+        settled, letters = _until(horizon, self._settled), _until(horizon, self._letters)
         changed = status if status != self.status else None
         if position == self.position and not (
-            keep or drop or longer or settled or freed or changed or error
+            keep or drop or longer or settled or self._freed or changed or self.error
         ):
             return None
         oldest = window.oldest()
         return Change(
             revision=self.revision,
             position=position,
-            settled_ahead=coverage.settled_ahead,
+            settled_ahead=sum(last - first + 1 for first, last in runs.items()),
             keep=keep,
             runs=longer,
             drop=drop,
             settled=settled,
             letters=letters,
-            freed=freed,
+            freed=list(self._freed),
             oldest_at=oldest.event.received_at if oldest else None,
             delivered_at=self.delivered_at,
-            last_error=error,
+            last_error=self.error,
             status=changed,
         )
 
@@ -195,16 +203,24 @@ class Logbook:
                     return  # it was made, and the answer got lost
                 raise
 
-    def _written(self, change: Change, coverage: Coverage) -> None:
+    def _written(
+        self, change: Change, runs: dict[int, int], horizon: int, settled: int, letters: int
+    ) -> None:
+        """*change* is on disk: forget of the first so many entries what it said."""
         self.revision += 1
         self.position = change.position
         for seq in change.drop:
             self._rows.pop(seq, None)
         for row in change.keep:
             self._rows[row.seq] = (row.attempts, row.not_before, row.sending)
-        self._runs = coverage.runs
-        for _, outcome, reason, _ in change.settled:
-            self.counts[outcome, reason] += 1
+        self._runs = runs
+        for entry in change.settled:
+            self.counts[entry.outcome, entry.reason] += entry.events
+        self._settled = _beyond(horizon, self._settled, settled)
+        self._letters = _beyond(horizon, self._letters, letters)
+        self._freed = self._freed[len(change.freed) :]
+        if self.error == change.last_error:
+            self.error = None
         if change.status is not None:
             self.status = change.status
 
@@ -220,13 +236,47 @@ class Runs:
         index = bisect.bisect_right(self._firsts, seq) - 1
         return index >= 0 and seq <= self._lasts[index]
 
+    def gaps(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The runs of numbers from *first* to *last* that are not among them."""
+        index = max(0, bisect.bisect_right(self._firsts, first) - 1)
+        while first <= last:
+            if index == len(self._firsts) or self._firsts[index] > last:
+                yield first, last
+                return
+            if first < self._firsts[index]:
+                yield first, self._firsts[index] - 1
+            first = max(first, self._lasts[index] + 1)
+            index += 1
 
-def _until(horizon: int, entries: list[E]) -> tuple[list[E], list[E]]:
-    """*entries* up to *horizon*, and those beyond."""
-    here = [entry for entry in entries if entry.seq <= horizon]
-    if len(here) == len(entries):
-        return here, []
-    return here, [entry for entry in entries if entry.seq > horizon]
+
+def _joined(coverage: Coverage, written: dict[int, int]) -> dict[int, int]:
+    """
+    What is settled beyond the position: as the window has it, and as it was *written*.
+
+    After a start the window learns only by reading on what had been settled in an earlier life.
+    """
+    joined = dict(coverage.runs)
+    end = max(joined, default=None)  # the first of the last run
+    for first, last in sorted(written.items()):
+        if last <= coverage.horizon:
+            continue
+        first = max(first, coverage.horizon + 1)  # noqa: PLW2901
+        if end is not None and joined[end] + 1 == first:
+            joined[end] = last
+        else:
+            joined[first] = last
+            end = first
+    return joined
+
+
+def _until(horizon: int, entries: list[E]) -> list[E]:
+    """Those of *entries* up to *horizon*."""
+    return [entry for entry in entries if entry.seq <= horizon]
+
+
+def _beyond(horizon: int, entries: list[E], seen: int) -> list[E]:
+    """*entries* without those of the first *seen* that are up to *horizon*."""
+    return [entry for entry in entries[:seen] if entry.seq > horizon] + entries[seen:]
 
 
 def _row(item: Item, *, sending: bool) -> Waiting:

@@ -6,7 +6,8 @@ Pace: when the next request to a destination may go.
     delay      of one event: full jitter, so that what failed together does not come back together
 
 A destination that is away costs its events nothing: `passed_at` tells whether others got through
-since an event failed, and only that time counts against its retry window.
+since an event failed, and only that time counts against its retry window. What the vendor asks to
+be left alone for, it is left alone for, whatever was under way when it asked.
 
 Units    seconds on the clock that is handed in.
 Source   Brooker, "Exponential Backoff and Jitter" (full jitter)
@@ -91,7 +92,7 @@ class Breaker:
         self.failures = 0  # in a row
         self.passed_at: float | None = None  # when it last took something
         self.until = 0.0  # nothing is sent before
-        self._probing = False
+        self._under_way = 0
 
     @property
     def open(self) -> bool:
@@ -102,26 +103,31 @@ class Breaker:
         """How long to wait before the next request; 0 when one may go."""
         if now < self.until:
             return self.until - now
-        return PROBE_SECONDS_MAX if self.open and self._probing else 0.0
+        return PROBE_SECONDS_MAX if self.open and self._under_way else 0.0
 
     def began(self) -> None:
-        """A request goes out."""
-        self._probing = True
+        """A request goes out. One of those below says how it ended."""
+        self._under_way += 1
 
     def passed(self, now: float) -> bool:
         """It took something; say whether it had been away."""
-        was_open, self._probing = self.open, False
-        self.failures, self.until, self.passed_at = 0, 0.0, now
+        self._under_way -= 1
+        was_open = self.open
+        self.failures, self.passed_at = 0, now
         return was_open
 
     def answered(self) -> None:
         """It answered, though it took nothing."""
-        self._probing = False
+        self._under_way -= 1
         self.failures = 0
+
+    def ended(self) -> None:
+        """Nothing is known of it that was not known before."""
+        self._under_way -= 1
 
     def failed(self, now: float, seconds: float | None = None) -> None:
         """It did not take a batch, and may have said for how long."""
-        self._probing = False
+        self._under_way -= 1
         self.failures += 1
         wait = 0.0
         if self.open:

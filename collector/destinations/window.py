@@ -7,7 +7,8 @@ Window: the events of one courier between its cursor and what it has read.
 
 An event names the keys that it shares with others (a person's ids, an order's number). It may only
 be sent when every earlier event with one of its keys is settled, or is in the same batch before it.
-So one person's events arrive in order, whoever else has to wait.
+So one person's events arrive in order, whoever else has to wait. An event that has failed often
+while others passed goes by itself, and every other batch at most is such a one.
 
 The cursor is the low-water mark: everything up to it is settled. What is settled beyond it is kept
 as runs, of which there is one more than events that wait at most.
@@ -17,7 +18,7 @@ Units    seconds on the courier's clock; bytes as parcels say.
 """
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from collector.destinations.base import Parcel
 from collector.store.stored import StoredEvent
 
 ALONE_ATTEMPTS = 3  # that failed while others passed; then an event is sent by itself
+PASSED_MAX = 1_000  # events of other groups that a batch passes by
 
 
 class State(Enum):
@@ -85,8 +87,8 @@ class Item:
         self.since = since  # when it was read
         self.state = State.FRESH
         self.batch: object = None  # the batch that it is in
-        self.prevs: list[Item] = []  # unsettled ones before it with the same keys
-        self.nexts: list[Item] = []
+        self.prevs: list[Item] = []  # the unsettled one before it with each of its keys
+        self.nexts: list[Item] = []  # those that have it among theirs
         self.attempts = 0
         self.delay = 0  # exponent of its next delay
         self.failing_seconds = 0.0  # spent failing while others passed
@@ -99,16 +101,16 @@ class Item:
 
 
 class Coverage(NamedTuple):
-    """What a commit can say: up to *horizon* every event is settled or in *rows*."""
+    """
+    What a commit can say: up to *horizon* every event is settled or in *rows*.
+
+    Rows beyond it say how often an event was tried, and that it is being sent.
+    """
 
     position: int
     horizon: int
     rows: list[Item]
     runs: dict[int, int]  # first seq of what is settled beyond the position = its last
-
-    @property
-    def settled_ahead(self) -> int:
-        return sum(last - first + 1 for first, last in self.runs.items())
 
 
 class Window:
@@ -118,12 +120,14 @@ class Window:
         self.read_to = position
         self.bytes = 0
         self.waiting = 0  # tried, or behind one that was
+        self.waiting_bytes = 0
         self.flying = 0
         self._unsettled: dict[int, Item] = {}
         self._last: dict[Hashable, Item] = {}  # the newest unsettled item with a key
         self._ready: list[tuple[int, Item]] = []  # may go now; a heap by seq
+        self._lone: list[tuple[int, Item]] = []  # the same of those that go by themselves
+        self._was_lone = False  # the last batch
         self._due: list[tuple[float, int, Item]] = []  # may go later; a heap by time
-        self._since: float | None = None  # when the oldest of those that may go was read
 
     def __len__(self) -> int:
         return len(self._unsettled)
@@ -143,26 +147,26 @@ class Window:
                 item.prevs.append(last)
                 last.nexts.append(item)
             self._last[key] = item
-        if item.not_before:  # from an earlier life
+        if item.attempts:  # in an earlier life
             item.state = State.WAITING
-            self.waiting += 1
+            self._count_waiting(item, 1)
             self._schedule(item)
         elif item.prevs:
             item.state = State.PARKED
-            self.waiting += 1
+            self._count_waiting(item, 1)
         else:
-            heapq.heappush(self._ready, (item.seq, item))
+            self._may_go(item)
 
     # --- out ---------------------------------------------------------------------------------
 
     def ready(self, now: float) -> int:
         """How many may go at *now*, those behind them with the same keys not counted."""
         self._wake(now)
-        return len(self._ready)
+        return len(self._ready) + len(self._lone)
 
     def oldest_since(self) -> float | None:
         """When the first of those that may go was read."""
-        return self._ready[0][1].since if self._ready else None
+        return min((heap[0][1].since for heap in (self._ready, self._lone) if heap), default=None)
 
     def next_due(self) -> float | None:
         """When the next of those that wait may go."""
@@ -173,64 +177,85 @@ class Window:
     def take(self, now: float, events_max: int, bytes_max: int) -> list[Item]:
         """The next batch, in flight from now on; empty if none may go."""
         self._wake(now)
-        batch: list[Item] = []
         token = object()
+        self._was_lone = bool(self._lone) and not (self._ready and self._was_lone)
+        if self._was_lone:
+            item = heapq.heappop(self._lone)[1]
+            self._fly(item, token)
+            return [item]
+        batch: list[Item] = []
         claims: set[Claim] = set()
         behind: list[tuple[int, Item]] = []  # may go in this batch, because of it
+        passed: list[tuple[int, Item]] = []  # of other groups
         size = 0
         while len(batch) < events_max and (self._ready or behind):
             source = behind if behind and (not self._ready or behind < self._ready) else self._ready
             item = source[0][1]
-            if item.state is State.FLYING:
+            if batch and item.parcel.group != batch[0].parcel.group:
                 heapq.heappop(source)
+                if source is self._ready:  # else it stays parked behind one of this batch
+                    passed.append((item.seq, item))
+                    if len(passed) >= PASSED_MAX:
+                        break
                 continue
-            parcel = item.parcel
-            if batch and (
-                size + parcel.size > bytes_max
-                or parcel.group != batch[0].parcel.group
-                or item.alone
-                or batch[0].alone
-                or item.claim in claims
-            ):
+            if batch and (size + item.parcel.size > bytes_max or item.claim in claims):
                 break
             heapq.heappop(source)
-            if item.state is not State.FRESH:
-                self.waiting -= 1
-            item.state, item.batch = State.FLYING, token
-            self.flying += 1
+            self._fly(item, token)
             batch.append(item)
-            size += parcel.size
+            size += item.parcel.size
             if item.claim is not None:
                 claims.add(item.claim)
             for after in item.nexts:
-                if after.state is State.PARKED and _free(after, token):
+                if after.state is State.PARKED and not after.alone and _free(after, token):
                     heapq.heappush(behind, (after.seq, after))
+        for entry in passed:
+            heapq.heappush(self._ready, entry)
         return batch
+
+    def in_order(self, part: Sequence[Item]) -> list[Item]:
+        """Those of *part*, in flight, that nothing outside of it has to precede."""
+        free: dict[int, Item] = {}
+        for item in part:
+            if all(before.seq in free for before in item.prevs):
+                free[item.seq] = item
+        return list(free.values())
 
     # --- back --------------------------------------------------------------------------------
 
     def settle(self, item: Item) -> None:
         """*item* is delivered, skipped or refused: what was parked behind it may go."""
         if item.state in {State.PARKED, State.WAITING}:
-            self.waiting -= 1
+            self._count_waiting(item, -1)
         self.flying -= item.state is State.FLYING
         item.state = State.SETTLED
         del self._unsettled[item.seq]
         self.bytes -= item.parcel.size
         for key in item.keys:
-            if self._last.get(key) is item:
-                del self._last[key]
+            # Sent in one batch with one before it, it may be settled first.
+            before = max(_with(key, item.prevs), key=_seq, default=None)
+            after = min(_with(key, item.nexts), key=_seq, default=None)
+            if after is None:
+                if self._last.get(key) is item:
+                    self._last.pop(key)
+                    if before is not None:
+                        self._last[key] = before
+            elif before is not None and before not in after.prevs:
+                after.prevs.append(before)
+                before.nexts.append(after)
+        for before in item.prevs:
+            before.nexts.remove(item)
         for after in item.nexts:
             after.prevs.remove(item)
             if not after.prevs and after.state is State.PARKED:
-                heapq.heappush(self._ready, (after.seq, after))
-        item.nexts = []
+                self._may_go(after)
+        item.prevs, item.nexts = [], []
 
     def wait(self, item: Item, until: float) -> None:
         """*item* was tried and goes again at *until*; what came behind it in its batch parks."""
         self.flying -= 1
         item.state, item.batch, item.marked, item.not_before = State.WAITING, None, False, until
-        self.waiting += 1
+        self._count_waiting(item, 1)
         self._schedule(item)
 
     def restore(self, item: Item) -> None:
@@ -242,18 +267,21 @@ class Window:
         item.batch, item.marked = None, False
         if item.prevs:
             item.state = State.PARKED
-            self.waiting += 1
+            self._count_waiting(item, 1)
         else:
             item.state = State.FRESH
-            heapq.heappush(self._ready, (item.seq, item))
+            self._may_go(item)
 
     def hurry(self, now: float) -> None:
-        """All that wait may go at *now*: what they waited for is over."""
-        waiting = [item for _, _, item in self._due if item.state is State.WAITING]
-        self._due = []
-        for item in waiting:
-            item.delay = 0
-            item.not_before = min(item.not_before, now)
+        """All that wait may go at *now*, but for those that failed while others passed."""
+        due, self._due = self._due, []
+        for entry in due:
+            item = entry[2]
+            if not self._is_due(entry):
+                continue
+            if not item.alone:
+                item.delay = 0
+                item.not_before = min(item.not_before, now)
             self._schedule(item)
 
     # --- for the books -----------------------------------------------------------------------
@@ -264,33 +292,47 @@ class Window:
         runs: dict[int, int] = {}
         position = None
         last = 0  # the unsettled one before
-        horizon = self.read_to
-        for seq in sorted(self._unsettled):
-            if position is None:
-                position = seq - 1
-            elif seq > last + 1:
-                runs[last + 1] = seq - 1
-            item = self._unsettled[seq]
-            if item.state is State.FRESH or (item.state is State.FLYING and not item.marked):
-                horizon = seq - 1
-                break
-            rows.append(item)
-            last = seq
-        else:
+        horizon: int | None = None
+        for seq, item in self._unsettled.items():  # they were added in order
+            if horizon is None:
+                if position is None:
+                    position = seq - 1
+                elif seq > last + 1:
+                    runs[last + 1] = seq - 1
+                if item.state is State.FRESH or (item.state is State.FLYING and not item.marked):
+                    horizon = seq - 1
+                last = seq
+            if _has_row(item) or (horizon is None and item.state is State.PARKED):
+                rows.append(item)
+        if horizon is None:
+            horizon = max(self.read_to, last)  # beyond read_to in the middle of an admission
             if position is not None and self.read_to > last:
                 runs[last + 1] = self.read_to
         return Coverage(self.read_to if position is None else position, horizon, rows, runs)
 
     def oldest(self) -> Item | None:
         """The unsettled event with the lowest number."""
-        return self._unsettled[min(self._unsettled)] if self._unsettled else None
+        return next(iter(self._unsettled.values()), None)
 
-    def is_fresh(self, seq: int) -> bool:
-        """Whether *seq* was read and has not been tried."""
+    def is_untried(self, seq: int) -> bool:
+        """Whether *seq* was read, and there is nothing to say of it."""
         item = self._unsettled.get(seq)
-        return item is not None and item.state is State.FRESH
+        return item is not None and item.state in {State.FRESH, State.PARKED}
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _may_go(self, item: Item) -> None:
+        heapq.heappush(self._lone if item.alone else self._ready, (item.seq, item))
+
+    def _fly(self, item: Item, token: object) -> None:
+        if item.state is not State.FRESH:
+            self._count_waiting(item, -1)
+        item.state, item.batch = State.FLYING, token
+        self.flying += 1
+
+    def _count_waiting(self, item: Item, events: int) -> None:
+        self.waiting += events
+        self.waiting_bytes += events * item.parcel.size
 
     def _schedule(self, item: Item) -> None:
         heapq.heappush(self._due, (item.not_before, item.seq, item))
@@ -309,9 +351,24 @@ class Window:
             if item.prevs:  # it was sent behind another one, that waits too
                 item.state = State.PARKED
             else:
-                heapq.heappush(self._ready, (item.seq, item))
+                self._may_go(item)
 
 
 def _free(item: Item, token: object) -> bool:
     """Whether all before *item* are in the batch *token*."""
     return all(before.batch is token for before in item.prevs)
+
+
+def _has_row(item: Item) -> bool:
+    """Whether a row says something of *item* that matters after a crash."""
+    if item.state is State.FLYING:
+        return item.marked
+    return item.attempts > 0
+
+
+def _with(key: Hashable, items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if key in item.keys] if items else []
+
+
+def _seq(item: Item) -> int:
+    return item.seq

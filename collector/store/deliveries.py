@@ -47,12 +47,13 @@ class Waiting(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """One event that is done with."""
+    """One event that is done with, or several in a row."""
 
-    seq: int
+    seq: int  # of the first
     outcome: str  # delivered, skipped or refused
     reason: str = ""
     attempts: int = 0
+    events: int = 1
 
 
 class DeadLetter(NamedTuple):
@@ -109,19 +110,19 @@ class Change(NamedTuple):
     status: Status | None = None  # if it is another one now
 
 
-def multirange(seqs: Iterable[int]) -> str:
-    """*seqs* as Postgres writes an int8multirange."""
+def multirange(entries: Iterable[Settled]) -> str:
+    """What *entries* are about, as Postgres writes an int8multirange."""
     parts: list[str] = []
-    first = last = None
-    for seq in sorted(seqs):
-        if last is not None and seq == last + 1:
-            last = seq
+    first = end = None
+    for seq, *_, events in sorted(entries):
+        if end is not None and seq == end:
+            end = seq + events
             continue
-        if first is not None and last is not None:
-            parts.append(f"[{first},{last + 1})")
-        first = last = seq
-    if first is not None and last is not None:
-        parts.append(f"[{first},{last + 1})")
+        if first is not None:
+            parts.append(f"[{first},{end})")
+        first, end = seq, seq + events
+    if first is not None:
+        parts.append(f"[{first},{end})")
     return "{" + ",".join(parts) + "}"
 
 
@@ -261,7 +262,8 @@ async def commit(connection: Connection, key: CourierKey, epoch: int, change: Ch
             await connection.execute(
                 "update collector.couriers set state = $3, reason = $4, detail = $5, since = now() "
                 "where destination = $1 and replay = $2 and state <> 'cancelled' "
-                "and (state <> 'paused' or $3 <> 'running')",
+                "and (state <> 'paused' or $3 = 'done' "
+                "or ($3 = 'paused' and reason is distinct from 'by_hand'))",
                 *key,
                 status.state,
                 status.reason,
@@ -338,12 +340,12 @@ async def _ahead(connection: Connection, key: CourierKey, change: Change) -> Non
 
 async def _count(connection: Connection, key: CourierKey, settled: Sequence[Settled]) -> None:
     """Counts, and the log."""
-    groups: dict[tuple[str, str, int], list[int]] = {}
-    for seq, outcome, reason, attempts in settled:
-        groups.setdefault((outcome, reason, attempts), []).append(seq)
+    groups: dict[tuple[str, str, int], list[Settled]] = {}
     counts: dict[tuple[str, str], int] = {}
-    for (outcome, reason, _), seqs in groups.items():
-        counts[outcome, reason] = counts.get((outcome, reason), 0) + len(seqs)
+    for entry in settled:
+        groups.setdefault((entry.outcome, entry.reason, entry.attempts), []).append(entry)
+        which = (entry.outcome, entry.reason)
+        counts[which] = counts.get(which, 0) + entry.events
     await connection.execute(
         "insert into collector.delivery_counts as c (destination, replay, outcome, reason, events) "
         "select $1, $2, q.outcome, q.reason, q.events "
@@ -366,7 +368,7 @@ async def _count(connection: Connection, key: CourierKey, settled: Sequence[Sett
         [outcome for outcome, _, _ in groups],
         [reason for _, reason, _ in groups],
         [attempts for _, _, attempts in groups],
-        [multirange(seqs) for seqs in groups.values()],
+        [multirange(entries) for entries in groups.values()],
     )
 
 
@@ -406,22 +408,17 @@ async def claim(
 
     That is the message id itself where the claim is its own, from now on or from an earlier try.
     """
-    columns = [list(column) for column in zip(*wanted, strict=True)]
-    async with connection.transaction():
-        await connection.execute(
-            "insert into collector.claims (destination, event, key, message_id) "
-            "select $1, * from unnest($2::text[], $3::text[], $4::text[]) on conflict do nothing",
-            destination,
-            *columns,
-        )
-        rows = await connection.fetch(
-            "select c.message_id from unnest($2::text[], $3::text[]) with ordinality "
-            "w (event, key, n) join collector.claims c on c.destination = $1 "
-            "and c.event = w.event and c.key = w.key order by w.n",
-            destination,
-            *columns[:2],
-        )
-    return [row["message_id"] for row in rows]
+    rows = await connection.fetch(
+        # The update changes nothing: it makes the row that is there come back.
+        "insert into collector.claims as c (destination, event, key, message_id) "
+        "select $1, * from unnest($2::text[], $3::text[], $4::text[]) "
+        "on conflict (destination, event, key) do update set message_id = c.message_id "
+        "returning c.event, c.key, c.message_id",
+        destination,
+        *[list(column) for column in zip(*wanted, strict=True)],
+    )
+    owners = {(row["event"], row["key"]): row["message_id"] for row in rows}
+    return [owners[event, key] for event, key, _ in wanted]
 
 
 async def persons(connection: Connection, user_ids: Sequence[str]) -> dict[str, str]:
@@ -434,16 +431,19 @@ async def persons(connection: Connection, user_ids: Sequence[str]) -> dict[str, 
 
 
 async def configured(connection: Connection, name: str, digest: str) -> None:
-    """The destination runs with the settings of *digest*; new ones end its own pause."""
-    await connection.execute(
-        "update collector.couriers set digest = $2, "
-        "state = case when state = 'paused' and reason <> 'by_hand' then 'running' else state end, "
-        "reason = case when state = 'paused' and reason <> 'by_hand' then null else reason end, "
-        "detail = case when state = 'paused' and reason <> 'by_hand' then null else detail end "
-        "where destination = $1 and replay = 0 and digest <> $2",
+    """The destination runs with the settings of *digest*; new ones end its own pauses."""
+    changed = await connection.fetchval(
+        "update collector.couriers set digest = $2 "
+        "where destination = $1 and replay = 0 and digest <> $2 returning true",
         name,
         digest,
     )
+    if changed:
+        await connection.execute(
+            "update collector.couriers set state = 'running', reason = null, detail = null "
+            "where destination = $1 and state = 'paused' and reason is distinct from 'by_hand'",
+            name,
+        )
 
 
 class Order(NamedTuple):

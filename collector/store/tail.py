@@ -3,10 +3,12 @@ Tail: reads events back, in the order of seq, for those that send them on.
 
 Couriers that are caught up share one read: the newest events are kept for a moment, so that ten of
 them cost Postgres what one does. A courier that is behind reads for itself, and so does a replay.
-What Postgres cannot give back (a page that is damaged) is told apart from its neighbours.
+What Postgres cannot give back (a page that is damaged) is told apart from its neighbours: what is
+read is halved until it is alone.
 
 Units    bytes of rows as Postgres sent them; seconds.
-Errors   Unreachable while Postgres is away; the caller waits and asks again.
+Errors   Unreachable while Postgres is away; the caller waits and asks again. BadRequest for an
+         operator's condition that fails, or takes too long.
 """
 
 import asyncio
@@ -14,11 +16,11 @@ import bisect
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 
-from collector.store import rows
+from collector.store import reader, rows
 from collector.store.line import Line
 from collector.store.postgres import Connection, Postgres, says
 from collector.store.selection import Selection, clause
@@ -29,15 +31,17 @@ RECENT_BYTES = 8_000_000
 THESE_DAYS = timedelta(days=1)
 ODD_SECONDS = 60.0  # for which newest events are looked for everywhere
 READ_BYTES = 4_000_000
-PIECE_EVENTS = 100
+PIECE_EVENTS = 100  # rows that Postgres is asked for at once
+FIRST_EVENTS = 16  # as long as nobody knows how large they are
 SPAN = 50_000  # of seq that one query of a replay looks at
-WHERE_SECONDS = 30.0  # for an operator's condition on such a span
-READER = "collector_reader"
 EPOCH_2000 = 946_684_800_000_000
 
 _COLUMNS = ", ".join(f"e.{name}" for name in rows.COLUMNS)
+Condition = tuple[str, Sequence[object]]  # and its arguments, from $3 on
+EVERYTHING: Condition = ("true", ())
 # SQLSTATE classes of data that cannot be given back: data exception, limits, damage.
-_UNREADABLE = {"22", "54", "XX"}
+_UNREADABLE = frozenset({"22", "54", "XX"})
+_DAMAGED = frozenset({"XX"})  # the others may come of an operator's condition
 
 
 class Unreadable(NamedTuple):
@@ -82,6 +86,7 @@ class Tail:
 
     def __init__(self, postgres: Postgres) -> None:
         self._line = Line(postgres, prepare=set_codecs)
+        self._searches = Line(postgres, prepare=set_codecs)  # may take long, and hold up nobody
         self.last_seq = 0  # the newest event that we know of
         self._grown = asyncio.Event()
         self._recent: list[StoredEvent] = []
@@ -92,8 +97,9 @@ class Tail:
         self._clock_is_odd_until = 0.0  # events are stored that were received days ago
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connections."""
         await self._line.close()
+        await self._searches.close()
 
     def stored(self, last_seq: int) -> None:
         """Events up to *last_seq* are in Postgres."""
@@ -168,7 +174,8 @@ class Tail:
         """The next of the events of *replay*, beyond *after* and up to *until*."""
         until = min(until, after + SPAN)
         condition = clause(selection, 3, replay)
-        return await self._line.do(self._select, after, until, events_max, condition, selection)
+        where = bool(selection.where)
+        return await self._searches.do(self._select, after, until, events_max, condition, where)
 
     async def _select(
         self,
@@ -176,16 +183,13 @@ class Tail:
         after: int,
         until: int,
         events_max: int,
-        condition: tuple[str, list[object]],
-        selection: Selection,
+        condition: Condition,
+        where: bool,  # whether an operator has written part of the condition
     ) -> Chunk:
-        if not selection.where:
+        if not where:
             return await self._fetch(connection, after, until, events_max, condition)
-        async with connection.transaction(readonly=True):
-            await connection.execute(f"set local statement_timeout = {WHERE_SECONDS * 1000:.0f}")
-            if await may_become_reader(connection):
-                await connection.execute(f"set local role {READER}")
-            return await self._fetch(connection, after, until, events_max, condition)
+        async with reader.blaming(), reader.reading(connection):
+            return await self._fetch(connection, after, until, events_max, condition, _DAMAGED)
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -195,78 +199,61 @@ class Tail:
         after: int,
         until: int,
         events_max: int,
-        selected: tuple[str, Sequence[object]] = ("true", ()),
+        condition: Condition = EVERYTHING,
+        unreadable: frozenset[str] = _UNREADABLE,
     ) -> Chunk:
-        """Read piece by piece, so that a chunk of large events is no larger in memory."""
-        condition, arguments = selected
-        query = (
-            f"select {_COLUMNS} from collector.events e "
-            f"where e.seq > $1 and e.seq <= $2 and ({condition}) order by e.seq limit {events_max}"
-        )
-        events: list[StoredEvent] = []
-        size = 0
-        try:
-            async with connection.transaction(readonly=True):
-                # Sorting would read all there is beyond $1 for the first thousand.
-                await connection.execute("set local enable_sort = off")
-                cursor = await connection.cursor(query, after, until, *arguments)
-                while len(events) < events_max and size < READ_BYTES:
-                    wanted = min(PIECE_EVENTS, events_max - len(events))
-                    piece = await cursor.fetch(wanted)
-                    for row in piece:
-                        event = StoredEvent(*row)
-                        events.append(event)
-                        size += event.size
-                    if len(piece) < wanted:
-                        return Chunk(events, until)
-        except asyncpg.PostgresError as exc:
-            if connection.is_closed() or (exc.sqlstate or "")[:2] not in _UNREADABLE:
-                raise
-            if events:
-                return Chunk(events, events[-1].seq)
-            return await self._one_by_one(connection, after, until, condition, arguments)
-        return Chunk(events, events[-1].seq)
+        """What lies between *after* and *until*, or the first part of it."""
+        while True:
+            events: list[StoredEvent] = []
+            try:
+                whole = await self._stream(connection, after, until, events_max, condition, events)
+            except asyncpg.PostgresError as exc:
+                if connection.is_closed() or (exc.sqlstate or "")[:2] not in unreadable:
+                    raise
+                if not events and until == after + 1:
+                    return Chunk([], until, [Unreadable(until, says(exc))])
+                if not events:
+                    until = after + (until - after) // 2
+                    continue
+                whole = False
+            return Chunk(events, until if whole else events[-1].seq)
 
-    async def _one_by_one(
+    async def _stream(
         self,
         connection: Connection,
         after: int,
         until: int,
-        condition: str,
-        arguments: Sequence[Any],
-    ) -> Chunk:
-        """The next few events, each read by itself, because one of them cannot be."""
-        numbers = await connection.fetch(
-            "select e.seq from collector.events e "
-            f"where e.seq > $1 and e.seq <= $2 and ({condition}) "
-            f"order by e.seq limit {PIECE_EVENTS}",
-            after,
-            until,
-            *arguments,
-        )
-        events: list[StoredEvent] = []
-        unreadable: list[Unreadable] = []
-        for number in numbers:
-            try:
-                row = await connection.fetchrow(
-                    f"select {_COLUMNS} from collector.events e where e.seq = $1", number["seq"]
-                )
-            except asyncpg.PostgresError as exc:
-                if connection.is_closed() or (exc.sqlstate or "")[:2] not in _UNREADABLE:
-                    raise
-                unreadable.append(Unreadable(number["seq"], says(exc)))
-            else:
-                if row is not None:
-                    events.append(StoredEvent(*row))
-        whole = len(numbers) < PIECE_EVENTS
-        return Chunk(events, until if whole else numbers[-1]["seq"], unreadable)
+        events_max: int,
+        condition: Condition,
+        events: list[StoredEvent],
+    ) -> bool:
+        """
+        Add to *events* piece by piece, and say whether that is all there is.
 
-
-async def may_become_reader(connection: Connection) -> bool:
-    """Whether there is a role that can only read, and we may take it on."""
-    may: bool = await connection.fetchval(
-        "select coalesce((select pg_has_role(current_user, oid, 'member') from pg_roles "
-        "where rolname = $1), false)",
-        READER,
-    )
-    return may
+        A piece is no larger than what is still to come, so that a chunk of large events takes no
+        more memory than one of small ones.
+        """
+        sql, arguments = condition
+        size, wanted = 0, FIRST_EVENTS
+        async with connection.transaction(readonly=True):
+            # Sorting would read all there is beyond $1 for the first thousand.
+            await connection.execute("set local enable_sort = off")
+            cursor = await connection.cursor(
+                f"select {_COLUMNS} from collector.events e "
+                f"where e.seq > $1 and e.seq <= $2 and ({sql}) order by e.seq limit {events_max}",
+                after,
+                until,
+                *arguments,
+            )
+            while len(events) < events_max and size < READ_BYTES:
+                wanted = min(wanted, events_max - len(events))
+                piece = await cursor.fetch(wanted)
+                for row in piece:
+                    event = StoredEvent(*row)
+                    events.append(event)
+                    size += event.size
+                if len(piece) < wanted:
+                    return True
+                mean = size // len(events) + 1
+                wanted = max(1, min(PIECE_EVENTS, (READ_BYTES - size) // mean))
+        return False
