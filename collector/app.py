@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LAG_SECONDS = 0.1
 LAG_WINDOW_SECONDS = 10.0
+GARBAGE_THRESHOLDS = (10_000, 20, 50)  # Python's own are 700, 10, 10
 
 
 class App:
@@ -84,9 +85,12 @@ class App:
             asyncio.create_task(self._watch_lag(), name="lag"),
             asyncio.create_task(self._watch_journal(), name="watch"),
         ]
-        # What lives as long as the process need not be looked at by the collector of garbage.
+        # What lives as long as the process need not be looked at by the collector of garbage. Nor
+        # need the thousands of events that couriers hold, each time a few hundred objects are new:
+        # that took half of a courier's time, and the loop stood still meanwhile.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
 
     async def stop(self, *, drain_seconds: float | None = None) -> None:
         """Stop taking events, store what is in the journal within bounds, let go of everything."""
