@@ -220,15 +220,16 @@ class Courier:
         settings = self.settings
         while True:
             window = self.window
-            stalled = (
+            full = (
                 window.waiting >= settings.waiting_events_max
                 or window.waiting_bytes >= WAITING_BYTES_MAX
             )
+            stalled = full and window.tried > 0
             if stalled != self.stalled:
                 self.stalled = stalled
                 self.logbook.dirty.set()
             if (
-                not stalled
+                not full
                 and len(window) - window.waiting < settings.ahead_events_max
                 and window.bytes - window.waiting_bytes < AHEAD_BYTES_MAX
                 and self.logbook.uncommitted < UNCOMMITTED_MAX

@@ -3,7 +3,7 @@ Window: the events of one courier between its cursor and what it has read.
 
     fresh ─▶ in flight ─▶ settled            delivered, skipped or refused
       ▲          └─▶ waiting ─┘              tried, and to be tried again
-    parked                                   behind an earlier event of the same person
+    parked                                   behind an earlier event of the same person; then fresh
 
 An event names the keys that it shares with others (a person's ids, an order's number). It may only
 be sent when every earlier event with one of its keys is settled, or is in the same batch before it.
@@ -57,6 +57,7 @@ class Item:
         "delay",
         "detail",
         "event",
+        "failed",
         "failed_at",
         "failing_seconds",
         "keys",
@@ -91,6 +92,7 @@ class Item:
         self.nexts: list[Item] = []  # those that have it among theirs
         self.attempts = 0
         self.delay = 0  # exponent of its next delay
+        self.failed = False  # tried in vain
         self.failing_seconds = 0.0  # spent failing while others passed
         self.failed_at: float | None = None
         self.not_before = 0.0
@@ -119,8 +121,9 @@ class Window:
     def __init__(self, position: int) -> None:
         self.read_to = position
         self.bytes = 0
-        self.waiting = 0  # tried, or behind one that was
+        self.waiting = 0  # for another try, or behind another event
         self.waiting_bytes = 0
+        self.tried = 0  # in vain, so far
         self.flying = 0
         self._unsettled: dict[int, Item] = {}
         self._last: dict[Hashable, Item] = {}  # the newest unsettled item with a key
@@ -148,7 +151,8 @@ class Window:
                 last.nexts.append(item)
             self._last[key] = item
         if item.attempts:  # in an earlier life
-            item.state = State.WAITING
+            item.state, item.failed = State.WAITING, True
+            self.tried += 1
             self._count_waiting(item, 1)
             self._schedule(item)
         elif item.prevs:
@@ -228,6 +232,7 @@ class Window:
         if item.state in {State.PARKED, State.WAITING}:
             self._count_waiting(item, -1)
         self.flying -= item.state is State.FLYING
+        self.tried -= item.failed
         item.state = State.SETTLED
         del self._unsettled[item.seq]
         self.bytes -= item.parcel.size
@@ -248,12 +253,17 @@ class Window:
         for after in item.nexts:
             after.prevs.remove(item)
             if not after.prevs and after.state is State.PARKED:
+                if not after.attempts:
+                    after.state = State.FRESH
+                    self._count_waiting(after, -1)
                 self._may_go(after)
         item.prevs, item.nexts = [], []
 
     def wait(self, item: Item, until: float) -> None:
         """*item* was tried and goes again at *until*; what came behind it in its batch parks."""
         self.flying -= 1
+        self.tried += not item.failed
+        item.failed = True
         item.state, item.batch, item.marked, item.not_before = State.WAITING, None, False, until
         self._count_waiting(item, 1)
         self._schedule(item)
