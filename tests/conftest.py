@@ -20,6 +20,7 @@ from collector.store.embedded import EmbeddedPostgres
 from collector.store.migrate import migrate
 from collector.store.partitions import make_ahead
 from collector.store.settings import StoreSettings
+from collector.store.warehouse import Publisher
 from tests.process import CollectorProcess
 
 _numbers = itertools.count(1)
@@ -57,6 +58,7 @@ class PostgresServer:
         connection = await asyncpg.connect(self.dsn("template"))
         await migrate(connection)
         await make_ahead(connection)
+        await Publisher().publish(connection)
         await connection.close()
 
     async def stop(self) -> None:

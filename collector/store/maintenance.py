@@ -2,7 +2,7 @@
 Maintenance: what is done to the tables once a minute, by one collector at a time.
 
     partitions ahead → default ones emptied → days past their retention dropped
-    → indexes for days that are over
+    → warehouse views that could not be made at the start → indexes for days that are over
 
 Each collector besides drops from its own dedupe index what has left the window. A step that fails
 holds up none of the others: a report that runs for hours keeps partitions from being made or
@@ -27,6 +27,7 @@ from collector.store.dedupe import SeenIndex
 from collector.store.leases import acquire
 from collector.store.postgres import CLIENT_ERRORS, Connection, Postgres, close, says, within
 from collector.store.settings import StoreSettings
+from collector.store.warehouse import Publisher
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Maintenance:
         self._postgres = postgres
         self._settings = settings
         self._index = index
+        self._publisher = Publisher()
         # In containers all may have one name and be process 1.
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
@@ -78,6 +80,7 @@ class Maintenance:
             await self._try(connection, self._drop_rejected(connection))
             await self._try(connection, self._drop_delivery_log(connection))
             await self._try(connection, self._drop_claims(connection))
+            await self._try(connection, self._publisher.publish(connection))
             await self._try(connection, partitions.index_closed_days(connection))
         first_seq = await connection.fetchval("select min(first_seq) from collector.seen")
         if first_seq is not None:

@@ -49,6 +49,7 @@ from collector.store.postgres import (
 from collector.store.reader import admit
 from collector.store.refiner import Refiner
 from collector.store.settings import StoreSettings
+from collector.store.warehouse import Publisher
 from collector.store.writer import ENDS, Rewound, Writer, bisect
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Store:
             dsn = dsn_of(data_dir / "postgres")
         self.postgres = Postgres(dsn)
         self._index = SeenIndex(data_dir / "dedupe", settings.dedupe)
+        self._publisher = Publisher()
         self._cursor = Cursor(journal, data_dir / "cursor.json")
         self.books = Books(journal)
         self.position = 0  # the cursor, as far as we know
@@ -226,6 +228,7 @@ class Store:
             await within(connection, None, migrate(connection))
             await within(connection, None, admit(connection))
             await within(connection, None, make_ahead_if_possible(connection))
+            await within(connection, None, self._publisher.publish(connection))
             position = await within(
                 connection, seconds, self._cursor.open(connection, self.position)
             )
