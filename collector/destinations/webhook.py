@@ -43,6 +43,7 @@ from collector.event import EVENT_TYPES
 from collector.settings import Count, Seconds, SecondsOrNone
 
 VERSION: Final = 2  # of Segment's tracking API, as its own webhooks say it
+WITH_VERSION: Final = b',"version":%d}' % VERSION
 HEADERS_MAX = 50
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 OURS: Final = frozenset(  # headers that belong to the request, not to the settings
@@ -105,11 +106,15 @@ class Webhook(Destination[WebhookSettings]):
     def map(self, mail: Mail) -> Mapped:
         if mail.restricted:  # a receiver that we do not know has no flag for it
             return Skipped("opt_out")
-        message = mail.event.message()
-        message.pop("writeKey", None)
-        message.setdefault("version", VERSION)
-        body = encode(message)
-        return Parcel(mail.event.message_id, body, len(body) + 2)  # of a batch, brackets and commas
+        event = mail.event
+        if "version" in event.extra or "writeKey" in event.extra:
+            message = event.message()
+            message.pop("writeKey", None)
+            message.setdefault("version", VERSION)
+            body = encode(message)
+        else:  # the same, with what other webhooks have written already
+            body = event.message_text[:-1] + WITH_VERSION
+        return Parcel(event.message_id, body, len(body) + 2)  # of a batch, brackets and commas
 
     async def send(self, batch: Sequence[Parcel], *, test: bool = False) -> Sequence[Outcome]:
         headers = dict(self._headers)

@@ -236,20 +236,12 @@ class Window:
         item.state = State.SETTLED
         del self._unsettled[item.seq]
         self.bytes -= item.parcel.size
-        for key in item.keys:
-            # Sent in one batch with one before it, it may be settled first.
-            before = max(_with(key, item.prevs), key=_seq, default=None)
-            after = min(_with(key, item.nexts), key=_seq, default=None)
-            if after is None:
+        if item.prevs:
+            self._bridge(item)
+        else:  # almost always: it is first in each of its lines
+            for key in item.keys:
                 if self._last.get(key) is item:
-                    self._last.pop(key)
-                    if before is not None:
-                        self._last[key] = before
-            elif before is not None and before not in after.prevs:
-                after.prevs.append(before)
-                before.nexts.append(after)
-        for before in item.prevs:
-            before.nexts.remove(item)
+                    del self._last[key]
         for after in item.nexts:
             after.prevs.remove(item)
             if not after.prevs and after.state is State.PARKED:
@@ -257,7 +249,7 @@ class Window:
                     after.state = State.FRESH
                     self._count_waiting(after, -1)
                 self._may_go(after)
-        item.prevs, item.nexts = [], []
+        item.nexts.clear()
 
     def wait(self, item: Item, until: float) -> None:
         """*item* was tried and goes again at *until*; what came behind it in its batch parks."""
@@ -330,6 +322,23 @@ class Window:
         return item is not None and item.state in {State.FRESH, State.PARKED}
 
     # --- inside ------------------------------------------------------------------------------
+
+    def _bridge(self, item: Item) -> None:
+        """Who is behind *item* is now behind those before it: sent in one batch, it came first."""
+        for key in item.keys:
+            before = max(_with(key, item.prevs), key=_seq, default=None)
+            after = min(_with(key, item.nexts), key=_seq, default=None)
+            if after is None:
+                if self._last.get(key) is item:
+                    self._last.pop(key)
+                    if before is not None:
+                        self._last[key] = before
+            elif before is not None and before not in after.prevs:
+                after.prevs.append(before)
+                before.nexts.append(after)
+        for before in item.prevs:
+            before.nexts.remove(item)
+        item.prevs.clear()
 
     def _may_go(self, item: Item) -> None:
         heapq.heappush(self._lone if item.alone else self._ready, (item.seq, item))

@@ -27,6 +27,7 @@ Json = Mapping[str, Any]
 NOTHING: Final[Json] = MappingProxyType({})
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
 
 
 def moment(at: int) -> str:
@@ -48,6 +49,7 @@ class StoredEvent:
         "_context",
         "_extra",
         "_integrations",
+        "_message_text",
         "_properties",
         "_traits",
         "anonymous_id",
@@ -124,6 +126,7 @@ class StoredEvent:
         self._traits: Json | None = None
         self._integrations: Json | None = None
         self._extra: dict[str, Raw] | None = None
+        self._message_text: bytes | None = None
 
     @property
     def context(self) -> Json:
@@ -197,6 +200,13 @@ class StoredEvent:
         for key, text in self.extra.items():
             found.setdefault(key, text)
         return found
+
+    @property
+    def message_text(self) -> bytes:
+        """`message` as JSON. It is kept: of ten couriers that send it, one has to write it."""
+        if self._message_text is None:
+            self._message_text = _encode(self.message())
+        return self._message_text
 
 
 def _object(text: bytes | None) -> Json:
