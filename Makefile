@@ -1,15 +1,16 @@
 # Few verbs. Each makes what it needs, in .venv, from a lock file with hashes; Python 3.11 to 3.14 is
 # all there has to be. `make run PYTHON=python3.13` picks another Python, `make test ARGS=…` tests.
 
-.PHONY: help run test check bench faults fuzz lock clean
+.PHONY: help run sdk test check bench faults fuzz lock clean
 
 # Programs that some tests want, and the Debian packages that bring them. Root gets them installed,
 # others see their tests skip and say why.
-PROGRAMS = psql:postgresql-client systemd-analyze:systemd faketime:faketime
+PROGRAMS = psql:postgresql-client systemd-analyze:systemd faketime:faketime chromium:chromium
 export PYTHON
 
 help:
 	@echo 'make run     start the collector, with a Postgres of its own unless told otherwise'
+	@echo 'make sdk     fetch analytics.js, for pages to load it from the collector (needs npm)'
 	@echo 'make test    run all tests                            (ARGS="-k name" for some)'
 	@echo 'make check   format, lint, types, layers'
 	@echo 'make bench   measure, each figure beside its bare limit'
@@ -22,6 +23,10 @@ run:
 	@sh scripts/venv run
 	@.venv/bin/python scripts/welcome.py
 	@exec .venv/bin/collector run
+
+sdk:
+	@sh scripts/venv run
+	@sh scripts/sdk
 
 # Node and npm are those of .venv, and believe whom the system believes.
 test:

@@ -34,6 +34,7 @@ OTHERS: dict[str, Any] = {
     "ingest.path_prefix": "/events",
     "ingest.neutral_path_prefix": "",
     "ingest.trusted_proxies": ["10.0.0.0/8", "::1"],
+    "ingest.sdk_dir": "elsewhere",
     "ingest.sdk_metrics_sample_rate": 0.5,
     "journal.disk_share_max": 0.25,
     "store.dsn": "postgresql://me@there/events?sslmode=require",

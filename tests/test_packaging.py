@@ -112,7 +112,7 @@ def test_what_builds_the_project_is_locked() -> None:
 # --- Scripts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["scripts/venv", "scripts/debian", "scripts/fuzz", ".ci/run"])
+@pytest.mark.parametrize("script", ["scripts/venv", "scripts/debian", "scripts/fuzz", "scripts/sdk", ".ci/run"])
 def test_a_script_can_be_read_by_its_shell(script: str) -> None:
     path = REPOSITORY / script
     assert path.stat().st_mode & 0o111
@@ -121,7 +121,7 @@ def test_a_script_can_be_read_by_its_shell(script: str) -> None:
 
 
 def test_make_knows_its_verbs() -> None:
-    verbs = ("run", "test", "check", "bench", "fuzz", "lock", "clean")
+    verbs = ("run", "sdk", "test", "check", "bench", "fuzz", "lock", "clean")
     shown = run(program("make"), "-C", REPOSITORY, "--dry-run", *verbs)
     assert "collector run" in shown
     assert "pytest" in shown

@@ -58,7 +58,7 @@ class Reply:
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
         if content_type is not None:
             lines.append(f"Content-Type: {content_type}")
-        if status != HTTPStatus.NO_CONTENT:
+        if status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
             lines.append(f"Content-Length: {len(body)}")
         lines.extend(f"{name}: {value}" for name, value in headers)
         self.head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n"

@@ -49,3 +49,4 @@ class IngestSettings(Section, frozen=True, kw_only=True):
     connections_max: Count = 20_000
     refusals_kept_per_minute: Count = 60  # requests turned down that leave a rejected event
     sdk_metrics_sample_rate: Rate = 0.0  # what analytics.js is told to report about itself
+    sdk_dir: str = ""  # analytics.js for pages; empty means where `make sdk` puts it

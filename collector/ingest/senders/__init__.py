@@ -14,6 +14,7 @@ from collector.ingest.senders.cdp import Cdp
 from collector.ingest.senders.jitsu import Jitsu
 from collector.ingest.senders.mobile import Mobile
 from collector.ingest.senders.rudder import Rudder
+from collector.ingest.senders.script import Script
 from collector.ingest.tracking import Tracking
 
 __all__ = ["Handler", "Route", "Sender", "make_senders"]
@@ -21,4 +22,10 @@ __all__ = ["Handler", "Route", "Sender", "make_senders"]
 
 def make_senders(intake: Intake, tracking: Tracking, sdk: Sdk) -> list[Sender]:
     """All senders, over one way into the journal."""
-    return [Rudder(intake, tracking), Jitsu(tracking), Mobile(tracking, sdk), Cdp(sdk)]
+    return [
+        Rudder(intake, tracking),
+        Jitsu(tracking),
+        Mobile(tracking, sdk),
+        Cdp(sdk),
+        Script(intake),
+    ]
