@@ -221,7 +221,7 @@ class Courier:
         while True:
             window = self.window
             full = (
-                window.waiting >= settings.waiting_events_max
+                window.waiting + window.retried >= settings.waiting_events_max
                 or window.waiting_bytes >= WAITING_BYTES_MAX
             )
             stalled = full and window.tried > 0

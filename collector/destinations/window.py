@@ -125,6 +125,7 @@ class Window:
         self.waiting_bytes = 0
         self.tried = 0  # in vain, so far
         self.flying = 0
+        self.retried = 0  # of those in flight, that were tried in vain before
         self._unsettled: dict[int, Item] = {}
         self._last: dict[Hashable, Item] = {}  # the newest unsettled item with a key
         self._ready: list[tuple[int, Item]] = []  # may go now; a heap by seq
@@ -231,7 +232,8 @@ class Window:
         """*item* is delivered, skipped or refused: what was parked behind it may go."""
         if item.state in {State.PARKED, State.WAITING}:
             self._count_waiting(item, -1)
-        self.flying -= item.state is State.FLYING
+        if item.state is State.FLYING:
+            self._land(item)
         self.tried -= item.failed
         item.state = State.SETTLED
         del self._unsettled[item.seq]
@@ -253,7 +255,7 @@ class Window:
 
     def wait(self, item: Item, until: float) -> None:
         """*item* was tried and goes again at *until*; what came behind it in its batch parks."""
-        self.flying -= 1
+        self._land(item)
         self.tried += not item.failed
         item.failed = True
         item.state, item.batch, item.marked, item.not_before = State.WAITING, None, False, until
@@ -265,7 +267,7 @@ class Window:
         if item.attempts:
             self.wait(item, item.not_before)
             return
-        self.flying -= 1
+        self._land(item)
         item.batch, item.marked = None, False
         if item.prevs:
             item.state = State.PARKED
@@ -348,6 +350,11 @@ class Window:
             self._count_waiting(item, -1)
         item.state, item.batch = State.FLYING, token
         self.flying += 1
+        self.retried += item.failed
+
+    def _land(self, item: Item) -> None:
+        self.flying -= 1
+        self.retried -= item.failed
 
     def _count_waiting(self, item: Item, events: int) -> None:
         self.waiting += events

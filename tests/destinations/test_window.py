@@ -222,6 +222,7 @@ class WindowMachine(RuleBasedStateMachine):
         assert window.waiting_bytes == sum(plain.item.parcel.size for plain in waiting)
         assert window.bytes == sum(plain.item.parcel.size for plain in events.values())
         assert window.tried == sum(1 for plain in events.values() if plain.attempts)
+        assert window.retried == sum(1 for p in events.values() if p.attempts and p.flying)
         oldest = window.oldest()
         assert (oldest.seq if oldest else None) == min(events, default=None)
 
@@ -264,7 +265,8 @@ class WindowMachine(RuleBasedStateMachine):
         window = self.window
         assert len(window) == 0
         assert (window.waiting, window.waiting_bytes, window.tried) == (0, 0, 0)
-        assert (window.flying, window.bytes, window.next_due()) == (0, 0, None)
+        assert (window.flying, window.retried, window.bytes) == (0, 0, 0)
+        assert window.next_due() is None
         assert window.coverage() == (window.read_to, window.read_to, [], {})
         assert not window._last, "keys of settled events are forgotten"
 
