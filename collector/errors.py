@@ -19,12 +19,17 @@ field, so it never carries data. `detail` is for people and ends with what to do
 
 
 class CollectorError(Exception):
-    """A deliberate error: *code* for machines, *detail* for people."""
+    """
+    A deliberate error: *code* for machines, *detail* for people.
+
+    `beside` is what else its answer says, to a sender that looks for it there.
+    """
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.beside: dict[str, object] = {}
 
 
 class ConfigError(CollectorError):

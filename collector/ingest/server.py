@@ -54,7 +54,8 @@ class WrongMethod(BadRequest):
 
 def reply_to(error: CollectorError) -> Reply:
     """The answer to a request that failed with *error*."""
-    body = {"success": False, "code": error.code, "message": error.detail}
+    body: dict[str, object] = {"success": False, "code": error.code, "message": error.detail}
+    body |= error.beside
     if isinstance(error, WrongMethod):
         return Reply.json(error.status, body, [("Allow", ", ".join(error.allowed))])
     if isinstance(error, BadRequest):

@@ -23,6 +23,10 @@ from collector.ingest.body import unzip
 from collector.ingest.decode import Decoded, Decoder
 from collector.ingest.pixel import _body, nested
 from collector.ingest.protocol import Request
+from collector.ingest.senders.customerio import calls
+from collector.ingest.senders.customerio.members import Invalid, read
+from collector.ingest.senders.customerio.operations import operate
+from collector.ingest.senders.customerio.person import Person
 from collector.ingest.settings import IngestSettings
 from collector.leniency import Unreadable, doubtful, repair, split
 from collector.refine import Limits, refine
@@ -189,8 +193,28 @@ def lenient(data: bytes) -> None:
     assert again.elements == elements
 
 
+def operation(data: bytes) -> None:
+    """A call of Customer.io's Track API, of either version."""
+    try:
+        members = read(data, SETTINGS.depth_max)
+        if b'"action"' in data:
+            events = operate(members)
+        else:
+            events = calls.event(Person("u"), members, "event", "data")
+            events += calls.identify(Person("u"), members, {})
+        body = msgspec.json.encode({"batch": events})
+        decoded = finished(_decoder.decode(body, BATCH))
+    except Invalid as exc:
+        assert exc.problem.detail
+        return
+    except BadRequest:
+        return
+    check_decoded(decoded, BATCH, device=False)
+
+
 TARGETS: dict[str, Target] = {
     "json": json_body,
+    "operation": operation,
     "pixel": pixel,
     "zip": zipped,
     "leniency": lenient,
@@ -202,7 +226,7 @@ TARGETS: dict[str, Target] = {
 FOLDERS = (
     *("segment-browser", "segment-node", "segment-python", "rudder-browser", "rudder-node"),
     *("rudder-python", "cdp-browser", "cdp-node", "jitsu-browser", "jitsu-node"),
-    *("mobile-from-source", "snowplow-python", "customerio-node"),
+    *("mobile-from-source", "snowplow-python", "customerio-node", "customerio-python"),
 )
 SEED_BYTES_MAX = 4_000  # larger ones slow the fuzzer down and teach it nothing more
 
@@ -234,7 +258,7 @@ def seeds(target: str) -> Iterator[bytes]:
         yield b"\0writeKey=k&event=E&userId=u&properties.a.b.c=%00&context.page.url=%ED%A0%80"
         return
     for number, text in enumerate(texts()):
-        if target == "leniency":
+        if target in {"leniency", "operation"}:
             yield text
             yield b'{"batch":[' + text + b",1," + text + b'],"sentAt":NaN}'
         elif target == "zip":

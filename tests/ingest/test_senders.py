@@ -1,4 +1,4 @@
-"""Senders that speak Segment's calls at paths of their own: RudderStack, Jitsu, apps, Customer.io."""
+"""Senders that speak Segment's calls at paths of their own: RudderStack, Jitsu, apps, CDP."""
 
 import base64
 import gzip

@@ -11,6 +11,7 @@ from collector.ingest.intake import Intake
 from collector.ingest.sdk import Sdk
 from collector.ingest.senders.base import Handler, Route, Sender
 from collector.ingest.senders.cdp import Cdp
+from collector.ingest.senders.customerio import CustomerIo
 from collector.ingest.senders.jitsu import Jitsu
 from collector.ingest.senders.mobile import Mobile
 from collector.ingest.senders.rudder import Rudder
@@ -27,5 +28,6 @@ def make_senders(intake: Intake, tracking: Tracking, sdk: Sdk) -> list[Sender]:
         Jitsu(tracking),
         Mobile(tracking, sdk),
         Cdp(sdk),
+        CustomerIo(intake),
         Script(intake),
     ]

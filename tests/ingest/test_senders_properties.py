@@ -1,0 +1,100 @@
+"""Properties of senders: whatever comes, it becomes events, or is refused on purpose."""
+# ruff: noqa: PT017  most inputs are refused, and some are not
+
+import json
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from collector.errors import BadRequest
+from collector.event import BATCH, Envelope, Problem
+from collector.ingest.decode import Decoder
+from collector.ingest.senders.customerio import calls
+from collector.ingest.senders.customerio.members import Invalid, read
+from collector.ingest.senders.customerio.operations import operate
+from collector.ingest.senders.customerio.person import Person
+from collector.refine import refine
+from tests.fuzz.targets import LIMITS, SETTINGS, check_decoded, finished
+from tests.strategies import any_bodies, anything, members, quoted, valid
+
+# --- Customer.io ---------------------------------------------------------------------------------
+
+DECODER = Decoder(SETTINGS)
+MAKE = [
+    operate,
+    calls.merge,
+    lambda call: calls.identify(Person("u"), call, {}),
+    lambda call: calls.event(Person("u"), call, "event", "data"),
+    lambda call: calls.event(Person(), call, "page", "data"),
+    lambda call: calls.device(Person("u"), call),
+    lambda call: calls.delivery(call, "d", "opened"),
+    lambda call: calls.segment("7", call, "id", entered=True),
+]
+KINDS = st.sampled_from(['"person"', '"object"', '"delivery"'])
+ACTIONS = st.sampled_from(
+    [
+        *("identify", "event", "page", "delete", "merge", "suppress", "add_device"),
+        *("delete_device", "add_relationships", "delete_relationships", "identify_anonymous"),
+    ]
+)
+NAMES = st.sampled_from(
+    [
+        *("identifiers", "name", "id", "timestamp", "attributes", "data", "cio_relationships"),
+        *("device", "primary", "secondary", "anonymous_id", "ids", "_timestamp", "_update"),
+    ]
+)
+IDENTIFIERS = st.sampled_from(
+    [
+        b'{"id":"u"}',
+        b'{"id":7}',
+        b'{"email":"e"}',
+        b'{"object_type_id":"1","object_id":"o"}',
+        b'{"anonymous_id":"a"}',
+        b'[{"identifiers":{"id":"u"}},{"identifiers":{"object_id":"o"}}]',
+        b'{"action":"delete_relationships","relationships":[{"identifiers":{"object_id":"o"}}]}',
+        b"1582977599",
+        b'"text"',
+    ]
+)
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> bytes:
+    pairs = draw(st.dictionaries(NAMES, IDENTIFIERS | anything, max_size=6))
+    parts = [b'"%s":%s' % (name.encode(), value) for name, value in pairs.items()]
+    parts.append(b'"type":' + draw(KINDS).encode())
+    parts.append(b'"action":"' + draw(ACTIONS).encode() + b'"')
+    return b"{" + b",".join(parts) + b"}"
+
+
+@given(operations() | any_bodies | members(st.tuples(quoted, valid)), st.sampled_from(MAKE))
+def test_whatever_comes_is_taken_or_refused_on_purpose(body: bytes, make: Any) -> None:
+    try:
+        events = make(read(body, SETTINGS.depth_max))
+    except Invalid as exc:
+        assert isinstance(exc.problem, Problem)
+        assert len(exc.problem.detail) > 10
+        return
+    try:
+        decoded = finished(DECODER.decode(encode_batch(events), BATCH))
+    except BadRequest as exc:
+        assert exc.code in {"context_too_large", "too_many_events", "bad_json"}
+        return
+    check_decoded(decoded, BATCH)
+
+
+def encode_batch(events: list[dict[str, object]]) -> bytes:
+    return msgspec.json.encode({"batch": events})
+
+
+def test_the_same_frame_gives_the_same_events_again() -> None:
+    body = encode_batch(calls.segment("7", {"ids": json_raw("[1,2,3]")}, "id", entered=True))
+    envelope = Envelope("crm", BATCH, 1_790_000_000_000_000, bytes(range(16)), body)
+    assert list(refine(envelope, LIMITS)) == list(refine(envelope, LIMITS))
+    assert len({one.message_id for one in refine(envelope, LIMITS)}) == 3
+
+
+def json_raw(text: str) -> Any:
+    return msgspec.Raw(json.dumps(json.loads(text)).encode())
