@@ -2,8 +2,8 @@
 Receiver: what destinations of the fault suite send to, as a process of its own.
 
     POST /<destination>/take      200 once the arrival is in the file
-    POST /<destination>/slow      the same, half a second later
-    POST /<destination>/refuse    400 to everything, and nothing is kept
+    POST /<destination>/slow      the same, after `fail` half a second later
+    POST /<destination>/refuse    the same, after `fail` 400 to everything, and nothing is kept
 
 It is bytes on a socket and one line a request, so that it takes 10,000 events a second beside the
 collector and the load on two cores. It can be killed and started again on its port (the vendor is
@@ -79,6 +79,11 @@ class Receiver:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
+    def fail(self) -> None:
+        """From now on those fail whose addresses say so."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR1)
+
     def go_on(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
@@ -124,6 +129,8 @@ _encode = msgspec.json.Encoder().encode
 class Connection(asyncio.Protocol):
     """One connection; a client sends its next request when it has its answer."""
 
+    failing = False  # whether `slow` and `refuse` mean something
+
     def __init__(self, file: int) -> None:
         self._file = file
         self._data = bytearray()
@@ -150,6 +157,7 @@ class Connection(asyncio.Protocol):
 
     def _take(self, path: str, key: bytes | None, body: bytes) -> None:
         _, destination, manner = path.split("/")
+        manner = manner if self.failing else "take"
         if manner == "refuse":
             self._transport.write(REFUSED)
             return
@@ -170,6 +178,7 @@ class Connection(asyncio.Protocol):
 async def serve(port: int, file: str) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, setattr, Connection, "failing", True)
     server = await loop.create_server(lambda: Connection(fd), "127.0.0.1", port)
     print("ready", flush=True)
     async with server:
