@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 
+from tests.conftest import PostgresServer
 from tests.store.servers import Network, Server, binaries, directory, networks
 
 _numbers = itertools.count(1)
@@ -37,5 +38,24 @@ async def external_database(external: Server) -> AsyncIterator[str]:
     boss = await asyncpg.connect(external.dsn("postgres"))
     await boss.execute(f"create database {name}")
     yield name
+    await boss.execute(f"drop database {name} with (force)")
+    await boss.close()
+
+
+@pytest.fixture(params=["embedded", "distribution"])
+def server(request: pytest.FixtureRequest) -> PostgresServer | Server:
+    """Each of the Postgres that there are: ours, and the distribution's if it is installed."""
+    name = "postgres" if request.param == "embedded" else "external"
+    found: PostgresServer | Server = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+async def server_dsn(server: PostgresServer | Server) -> AsyncIterator[str]:
+    """A database with nothing in it, in each of them."""
+    name = f"test_{os.getpid()}_each_{next(_numbers)}"
+    boss = await asyncpg.connect(server.dsn("postgres"))
+    await boss.execute(f"create database {name}")
+    yield server.dsn(name)
     await boss.execute(f"drop database {name} with (force)")
     await boss.close()
