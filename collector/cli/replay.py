@@ -1,13 +1,9 @@
 """
 Replay: `collector replay`, a part of the past sent to a destination again.
 
-    count, with progress ─▶ start ─▶ watch until it ends
-
-The running collector does the sending; Ctrl-C ends the watching, and the replay goes on.
+    count, with progress ─▶ start ─▶ watch until it ends, see watch.py
 """
 
-import asyncio
-import signal
 import sys
 from datetime import datetime
 from typing import Any
@@ -22,17 +18,15 @@ from collector.cli.asking import (
     until_option,
 )
 from collector.cli.progress import Progress, Silence
-from collector.cli.tables import ago, by_reason, many, plain, show_json, show_notes, table
+from collector.cli.tables import ago, many, plain, show_json, show_notes, table
+from collector.cli.watch import GOING, count, share_of, watch
 from collector.config import Config
-from collector.errors import BadRequest, Unreachable
+from collector.errors import BadRequest
 from collector.event import EVENT_TYPES
 from collector.store.desk import Visit, replays
-from collector.store.desk.replays import Replay, Span
+from collector.store.desk.replays import Replay
 from collector.store.selection import Selection
 
-GOING = ("running", "paused")
-LOOK_SECONDS = 1.0
-UNTAKEN_SECONDS = 10.0  # then somebody should know that no collector has taken it up
 NUMBERS = ("replay", "done", "delivered", "of", "rate/s")
 COLUMNS = ("replay", "destination", "state", "started", "done", "delivered", "of", "rate/s", "what")
 
@@ -105,7 +99,7 @@ def replay(
 
     async def begin(guest: Visit, _: Config) -> Replay | int:
         whole = await guest.do(replays.prepare, name, selection)
-        total = await _count(guest, selection, whole, progress) if whole is not None else 0
+        total = await count(guest, selection, whole, progress) if whole is not None else 0
         if dry_run:
             return total
         if whole is None or not total:
@@ -123,86 +117,13 @@ def replay(
             click.echo(f"{many(started, 'event')} would go to {name}.")
         return
     progress.say(f"Replay {started.id}: {many(started.total or 0, 'event')} to {name}.")
-    ended = started if detach else _watch(path, started, progress)
+    ended = started if detach else watch(path, started, progress)
     if as_json:
         show_json(ended)
     elif detach:
         click.echo(f"To see how far it is: collector replay list --destination {name}")
     if ended.state == "cancelled":
         sys.exit(1)
-
-
-async def _count(guest: Visit, selection: Selection, whole: Span, progress: Progress) -> int:
-    found = 0
-    for piece in replays.pieces(whole):
-        found += await guest.do(replays.count, selection, piece)
-        looked, size = piece.last - whole.first + 1, whole.last - whole.first + 1
-        progress.show("count", f"Counting: {found:,} in {looked:,} of {size:,}")
-    progress.clear()
-    return found
-
-
-def _watch(path: str | None, started: Replay, progress: Progress) -> Replay:
-    """Show how far it is until it ends, or until Ctrl-C, and return how it stands then."""
-
-    async def look(guest: Visit, _: Config) -> Replay:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, stopped.set)
-        found, waited, told = started, 0.0, False
-        while found.state in GOING and not stopped.is_set():
-            try:
-                async with asyncio.timeout(LOOK_SECONDS):
-                    await stopped.wait()
-            except TimeoutError:
-                waited += LOOK_SECONDS
-            try:
-                found = await guest.do(replays.replay, started.id)
-            except Unreachable as exc:
-                raise Unreachable(
-                    exc.code,
-                    f"{exc.detail}; replay {started.id} goes on when it is back, and "
-                    "collector replay list shows how far it is",
-                ) from exc
-            if waited >= UNTAKEN_SECONDS and not found.started and not told:
-                told = True
-                progress.say("No collector has taken it up yet: it waits until one runs.")
-            if found.state in GOING:
-                progress.show(found.state, _line(found))
-        progress.clear()
-        return found
-
-    found = ask(path, look)
-    progress.say(_line(found))
-    if found.state in GOING:
-        progress.say(
-            f"Replay {found.id} goes on without us. To end it: collector replay cancel {found.id}"
-        )
-    return found
-
-
-def _line(found: Replay) -> str:
-    outcomes = found.outcomes
-    words = [f"Replay {found.id} {found.state}: {_share(found)} %"]
-    words.append(f"{outcomes.delivered:,} of {found.total or 0:,} delivered")
-    if outcomes.skipped:
-        words.append(f"skipped {by_reason(outcomes.skipped)}")
-    if outcomes.refused:
-        words.append(f"refused {by_reason(outcomes.refused)}")
-    if found.waiting:
-        words.append(f"{found.waiting:,} waiting")
-    if found.state == "running":
-        words.append(f"{found.rate_per_second:,.1f} a second")
-    if found.reason:
-        words.append(plain(f"{found.reason}: {found.detail or ''}"))
-    return ", ".join(words)
-
-
-def _share(found: Replay) -> str:
-    """How much of it is done; never all of it before it is."""
-    if found.state == "done":
-        return "100.0"
-    return f"{min(99.9, 100 * found.share):.1f}"
 
 
 # --- those that there are --------------------------------------------------------------------
@@ -240,7 +161,7 @@ def _row(one: Replay) -> list[str]:
         one.destination,
         one.state,
         ago(one.created_at),
-        f"{_share(one)} %",
+        f"{share_of(one)} %",
         f"{one.outcomes.delivered:,}",
         "?" if one.total is None else f"{one.total:,}",
         f"{one.rate_per_second:,.1f}",

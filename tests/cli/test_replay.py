@@ -11,7 +11,7 @@ from datetime import timedelta
 
 import pytest
 
-from collector.cli import replay as command
+from collector.cli import watch
 from collector.store import reader
 from collector.store.postgres import Connection
 from tests.cli.conftest import Shell
@@ -35,7 +35,7 @@ async def fill(connection: Connection) -> None:
 @pytest.fixture
 def full(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Shell:
     shell.sql(fill)
-    monkeypatch.setattr(command, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.05)
     return shell
 
 
@@ -132,7 +132,7 @@ def test_a_replay_that_is_cancelled_meanwhile_ends_the_watching(full: Shell) -> 
 def test_a_replay_that_nobody_takes_up_says_so(
     full: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "UNTAKEN_SECONDS", 0.1)
+    monkeypatch.setattr(watch, "UNTAKEN_SECONDS", 0.1)
     thread = act_later(
         full, "update collector.couriers set state = 'cancelled' where replay > 0", 1
     )
