@@ -288,15 +288,18 @@ class Courier:
         if not batch:
             return
         await self._clock.sleep(self._requests.take(self._clock.now()))
-        if self._strict:
+        if self._strict and self._may_send():
             for item in batch:
                 item.marked = True
             await self._commit()
-        if not self.held or self.paused:  # waiting may have taken longer than the lease
+        if not self._may_send():  # waiting may have taken longer than the lease
             return
         await self._send(batch)
         if self._strict:
             await self._commit()
+
+    def _may_send(self) -> bool:
+        return self.held and not self.paused and not self.breaker.blocked(self._clock.now())
 
     def _young_enough(self, batch: list[Item]) -> list[Item]:
         """Refuse what the vendor would not take any more."""
@@ -367,7 +370,7 @@ class Courier:
         half = len(batch) // 2
         for part in (batch[:half], batch[half:]):
             await self._clock.sleep(self._requests.take(self._clock.now()))
-            if self.paused or not self.held or self.breaker.blocked(self._clock.now()):
+            if not self._may_send():
                 return  # it went away meanwhile; who called puts the rest back
             free = self.window.in_order(part)  # of those before them some may wait by now
             if free:
@@ -422,8 +425,10 @@ class Courier:
             # So many wait, behind ones such as this, that no others are there to pass.
             or (item.alone and self.stalled)
         ):
-            # As long as it had to wait; what it waited beyond that was for the destination.
-            item.failing_seconds += max(0.0, min(now, item.not_before) - item.failed_at)
+            # As long as it had to wait; what it waited beyond that was for the destination, and
+            # so was what it waited while that was away.
+            since = max(item.failed_at, self.breaker.back_at)
+            item.failing_seconds += max(0.0, min(now, item.not_before) - since)
             item.alone = item.alone or item.attempts >= ALONE_ATTEMPTS
         item.failed_at = now
         item.reason, item.detail = later.reason, later.detail

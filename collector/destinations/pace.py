@@ -91,6 +91,7 @@ class Breaker:
         self._seconds_min = seconds_min
         self.failures = 0  # in a row
         self.passed_at: float | None = None  # when it last took something
+        self.back_at = 0.0  # when it did so after it had been away
         self.until = 0.0  # nothing is sent before
         self._under_way = 0
 
@@ -113,6 +114,8 @@ class Breaker:
         """It took something; say whether it had been away."""
         self._under_way -= 1
         was_open = self.open
+        if was_open:
+            self.back_at = now
         self.failures, self.passed_at = 0, now
         return was_open
 

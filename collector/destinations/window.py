@@ -279,13 +279,12 @@ class Window:
     def hurry(self, now: float) -> None:
         """All that wait may go at *now*, but for those that failed while others passed."""
         due, self._due = self._due, []
-        for entry in due:
-            item = entry[2]
-            if not self._is_due(entry):
-                continue
+        waiting = [entry[2] for entry in due if self._is_due(entry)]
+        for item in self._unsettled.values():
             if not item.alone:
                 item.delay = 0
                 item.not_before = min(item.not_before, now)
+        for item in waiting:
             self._schedule(item)
 
     # --- for the books -----------------------------------------------------------------------

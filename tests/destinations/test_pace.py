@@ -108,7 +108,7 @@ def test_it_says_when_what_was_away_is_back() -> None:
     breaker.began()
     assert not breaker.passed(NOW + 61)
     assert not breaker.open
-    assert breaker.passed_at == NOW + 61
+    assert (breaker.passed_at, breaker.back_at) == (NOW + 61, NOW + 60)
 
 
 def test_a_refusal_is_an_answer() -> None:
