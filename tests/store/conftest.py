@@ -42,7 +42,7 @@ async def external_database(external: Server) -> AsyncIterator[str]:
     await boss.close()
 
 
-@pytest.fixture(params=["embedded", "distribution"])
+@pytest.fixture(scope="session", params=["embedded", "distribution"])
 def server(request: pytest.FixtureRequest) -> PostgresServer | Server:
     """Each of the Postgres that there are: ours, and the distribution's if it is installed."""
     name = "postgres" if request.param == "embedded" else "external"

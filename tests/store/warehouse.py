@@ -111,16 +111,19 @@ def _column(column: Column) -> str:
 
 def page() -> str:
     """All views and their columns, in Markdown; columns are text where nothing else is said."""
-    base = {column.name for column in BY_NAME["tracks"].columns} | {"event", "event_text"}
-    common = [column for column in BY_NAME["order_completed"].columns if column.name in base]
+    common = [c for c in BY_NAME["pages"].columns if c in BY_NAME["aliases"].columns]
     lines = ["### Columns of every view of calls and events", ""]
     lines += [", ".join(map(_column, common)) + ".", ""]
-    shared = {column.name for column in common}
     rows = {"Calls": [view for view in VIEWS if _spec_of(view) is None]}
     for spec in EVENTS:
         rows[spec] = [view for view in VIEWS if _spec_of(view) == spec]
+    shared = {column.name for column in common}
     for title, views in rows.items():
-        lines += [f"### {title}", "", "| view | columns of its own |", "| --- | --- |"]
+        lines += [f"### {title}", ""]
+        if title != "Calls":
+            shared |= {"event", "event_text", "properties"}
+            lines += ["All of them have `event`, `event_text` and `properties` jsonb, too.", ""]
+        lines += ["| view | columns of its own |", "| --- | --- |"]
         for view in views:
             whole = view.name in {"users", "event_products"}
             own = [c for c in view.columns if whole or c.name not in shared]

@@ -141,7 +141,8 @@ class Publisher:
             for thing in things:
                 if self._is_due(thing, found):
                     steps += await self._statements(connection, thing, found)
-            await connection.execute(";\n".join(steps))
+            if steps:
+                await connection.execute(";\n".join(steps))
 
     async def _statements(self, connection: Connection, thing: Thing, found: Found) -> list[str]:
         if thing.name in found and found[thing.name] is None:

@@ -10,7 +10,8 @@ both views into the table: nothing is read that is not asked for, and a conditio
 
 A released view only gains columns, at its end (publish.py puts them there, wherever they stand
 here). Whoever changes anything here lets REVISION grow, and keeps what was released for the test:
-tests/store/warehouse.py has the steps.
+tests/store/warehouse.py has the steps. Postgres lets no migration retype or drop a column of a
+table that a view reads: one that has to, drops our views first, and they are made again.
 """
 
 from typing import Final, NamedTuple
