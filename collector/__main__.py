@@ -25,6 +25,7 @@ STATUS_SECONDS = 5.0
 COMMANDS = {
     "dead-letters": "collector.cli.deadletters:dead_letters",
     "destinations": "collector.cli.destinations:destinations",
+    "link": "collector.cli.link:link",
     "prove": "collector.prove.command:prove",
     "replay": "collector.cli.replay:replay",
     "trace": "collector.cli.trace:trace",

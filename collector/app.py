@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from collector import __version__, metrics
-from collector.admin import Admin
+from collector.admin import Admin, LinkMaker
 from collector.config import Config
 from collector.destinations.dispatch import Dispatch
 from collector.ingest import Ingest
@@ -66,10 +66,14 @@ class App:
         )
         self.store.listener = self.dispatch.stored
         self.dispatch.publish(self._accounts)
+        self.ingest = Ingest(config.ingest, config.sources, self.journal, config.redirect)
         self.admin = Admin(
-            config.admin, self.journal.check_room, self.status, self.store.postgres.connect
+            config.admin,
+            self.journal.check_room,
+            self.status,
+            self.store.postgres.connect,
+            LinkMaker(self.ingest.links, self.ingest.sources),
         )
-        self.ingest = Ingest(config.ingest, config.sources, self.journal)
         self.store.books.publish(self._accounts)
         metrics.REGISTRY.register(self._accounts)
         metrics.build_info.info({"version": __version__})

@@ -26,7 +26,7 @@ from msgspec import Meta
 from collector.admin import AdminSettings, is_loopback
 from collector.destinations import AnyDestination
 from collector.errors import ConfigError
-from collector.ingest import IngestSettings, SourceSettings
+from collector.ingest import IngestSettings, RedirectSettings, SourceSettings
 from collector.journal import JournalSettings
 from collector.logs import LogSettings
 from collector.settings import Section, is_list, is_table, kinds
@@ -44,6 +44,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     data_dir: Annotated[str, Meta(min_length=1)] = "data"  # journal, dedupe, embedded Postgres
     ingest: IngestSettings = IngestSettings()
+    redirect: RedirectSettings = RedirectSettings()
     journal: JournalSettings = JournalSettings()
     store: StoreSettings = StoreSettings()
     admin: AdminSettings = AdminSettings()
@@ -152,10 +153,10 @@ def _of_kubernetes(variable: str, value: str) -> bool:
 
 
 def _list(variable: str, value: str) -> Any:
-    """A list in a variable: JSON, or words with commas between them."""
+    """A list in a variable: JSON, or words with commas or line ends between them."""
     if value.lstrip().startswith("["):
         return _json(variable, value)
-    return [word.strip() for word in value.split(",") if word.strip()]
+    return [word.strip() for word in re.split(r"[,\n]", value) if word.strip()]
 
 
 def _json(variable: str, value: str) -> Any:

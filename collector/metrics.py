@@ -48,6 +48,12 @@ pixels = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+links = Counter(
+    "collector_ingest_links",
+    "Click links asked for: stored, machine (stored, and no person clicked), or why neither.",
+    ["reason"],
+    registry=REGISTRY,
+)
 sdk_metrics = Counter(
     "collector_ingest_sdk_metrics",
     "Metrics that browser SDKs report about themselves; counted and not stored.",

@@ -36,6 +36,8 @@ OTHERS: dict[str, Any] = {
     "ingest.trusted_proxies": ["10.0.0.0/8", "::1"],
     "ingest.sdk_dir": "elsewhere",
     "ingest.sdk_metrics_sample_rate": 0.5,
+    "redirect.secrets": ["sixteen characters", "and the one before"],
+    "redirect.base_url": "https://shop.example/x",
     "journal.disk_share_max": 0.25,
     "store.dsn": "postgresql://me@there/events?sslmode=require",
     "store.embedded.user": "nobody",

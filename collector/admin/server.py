@@ -6,6 +6,7 @@ Admin: the second port, for the operator's eyes: metrics, health and the state o
     GET /health/ready   200 while events can be journaled; Postgres may be away, the body says so
     GET /status         what `collector status` shows
     …                   destinations, dead letters, replays and traces: see api.py
+    POST /links         click links: see links.py
 
 `/metrics` and `/health` answer any Host. All else checks Host against an allow-list (DNS
 rebinding) and Sec-Fetch-Site or Origin (requests made by other sites' pages), and asks for a token
@@ -25,6 +26,7 @@ from prometheus_client.exposition import choose_encoder
 from collector import metrics
 from collector.admin.answers import answer, problem
 from collector.admin.api import BODY_BYTES_MAX, Api
+from collector.admin.links import LinkMaker
 from collector.errors import CollectorError, ConfigError
 from collector.settings import Port, Section
 from collector.store.desk import Connect
@@ -58,7 +60,8 @@ def is_loopback(host: str) -> bool:
 class Admin:
     """
     The admin port. *ready* raises what keeps events from being journaled; *connect* gives a
-    connection to Postgres, without which there is nothing to be asked about deliveries.
+    connection to Postgres, without which there is nothing to be asked about deliveries; *links*
+    makes click links.
     """
 
     def __init__(
@@ -67,11 +70,13 @@ class Admin:
         ready: Callable[[], None],
         status: Facts,
         connect: Connect | None = None,
+        links: LinkMaker | None = None,
     ) -> None:
         self._settings = settings
         self._ready = ready
         self._status = status
         self._connect = connect
+        self._links = links
         self._hosts = {*LOOPBACK_HOSTS, settings.host, *settings.allowed_hosts}
         self._runner: web.AppRunner | None = None
         self.port = settings.port
@@ -85,6 +90,8 @@ class Admin:
         app.router.add_get("/status", self._show)
         if self._connect is not None:
             app.router.add_routes(Api(self._connect).routes())
+        if self._links is not None:
+            app.router.add_routes(self._links.routes())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
         settings = self._settings

@@ -7,32 +7,19 @@ so not for sources of kind server nor for what a server's library wrote: those h
 own, and every event of theirs would be a bot's. Apps describe a `context.device`, and their user
 agent is the HTTP library they are built with; they are left alone too.
 
-Proxies of mail providers are machines also where a person opened the mail: what they tell of
-device, place and time is their own. Outlook fetches images itself and is no proxy.
+Which user agents are a machine's is in refine/agents.py. What a link scanner did is flagged when
+its request arrives (ingest/redirect.py): `context.isBot`.
 
-Bounds   a verdict is kept for 8,192 user agents of at most 512 characters, once for the process:
-         the list is some 600 patterns, and asking it takes a fifth of a millisecond.
 Errors   none.
-Source   the list of the package crawler-user-agents; mail programs as their vendors and observers
-         describe them
 """
 
-import re
-from functools import lru_cache
 from typing import Any, Final
 
+from collector.refine.agents import AGENT_CHARS, is_bot
 from collector.refine.client import SERVER_LIBRARIES
 from collector.store.stored import Json, StoredEvent
 
-AGENTS_KEPT_MAX: Final = 8_192
-AGENT_CHARS: Final = 512
-
 OPENED: Final = frozenset({"Email Opened", "Email Link Clicked"})
-APPLE: Final = "Mozilla/5.0"  # Apple's Mail Privacy Protection gives nothing more
-# Gmail's own, which it adds when it loads images before anybody looks.
-PREFETCH: Final = re.compile(r"Edge/12\.246 Mozilla/5\.0$")
-SCANNERS: Final = re.compile(r"barracuda|proofpoint|mimecast|ciscosecureemail|\bTMES\b", re.I)
-PROXIES: Final = re.compile(r"GoogleImageProxy|YahooMailProxy")
 
 
 def by_bot(event: StoredEvent, kind: str) -> bool:
@@ -50,21 +37,6 @@ def by_bot(event: StoredEvent, kind: str) -> bool:
         return is_bot(agent[:AGENT_CHARS])
     # A person's mail program always has one; so have browsers, but SDKs may not hand it on.
     return event.type == "track" and event.event in OPENED
-
-
-@lru_cache(AGENTS_KEPT_MAX)
-def is_bot(agent: str) -> bool:
-    """Whether *agent* is the user agent of a machine."""
-    from crawleruseragents import is_crawler  # noqa: PLC0415  only if a destination asks
-
-    agent = agent.strip()
-    return (
-        agent == APPLE
-        or PREFETCH.search(agent) is not None
-        or SCANNERS.search(agent) is not None
-        or PROXIES.search(agent) is not None
-        or bool(is_crawler(agent))
-    )
 
 
 def _affirmed(members: Json, name: str) -> bool:

@@ -5,6 +5,6 @@ Knows neither Postgres nor any destination; puts all that refining needs into th
 """
 
 from collector.ingest.server import Ingest
-from collector.ingest.settings import IngestSettings, SourceSettings
+from collector.ingest.settings import IngestSettings, RedirectSettings, SourceSettings
 
-__all__ = ["Ingest", "IngestSettings", "SourceSettings"]
+__all__ = ["Ingest", "IngestSettings", "RedirectSettings", "SourceSettings"]

@@ -26,6 +26,7 @@ class Sources:
     def __init__(self, sources: Sequence[SourceSettings]) -> None:
         self._by_key = {source.write_key: source for source in sources}
         self.pairs = {key for key in self._by_key if ":" in key}
+        self._by_name = {source.name: source for source in sources}
         self.names = [source.name for source in sources]
         self.origins = {origin for source in sources for origin in source.origins}
         self.open = any(not source.origins for source in sources)
@@ -50,6 +51,15 @@ class Sources:
                 "no source has this write key: compare it with [[sources]] in the collector's "
                 "configuration",
                 status=401,
+            )
+        return source
+
+    def named(self, name: str) -> SourceSettings:
+        """The source *name*, for what was signed with it."""
+        source = self._by_name.get(name)
+        if source is None:
+            raise BadRequest(
+                "unknown_source", "no source has this name any more: see [[sources]]", status=404
             )
         return source
 

@@ -106,15 +106,17 @@ class Intake:
         call: str,
         decoded: Decoded,
         by_server: bool = False,
+        click: bool = False,
     ) -> Awaitable[int]:
         """
         Journal what was decoded; to be awaited, which ends when it is on disk.
 
-        *by_server* says that no person's own device sent it, whatever kind the source is of.
+        *by_server* says that no person's own device sent it, whatever kind the source is of;
+        *click* that one did, which followed a link.
         """
         envelope = self._envelope(request, source.name, call, decoded.body, decoded.refusals)
-        envelope.device = source.kind == "browser" and not by_server
-        envelope.image = request.method == "GET"
+        envelope.device = click or (source.kind == "browser" and not by_server)
+        envelope.image = request.method == "GET" and not click
         envelope.sound = not decoded.problems
         envelope.gpc = envelope.device and request.message.headers.get("Sec-GPC") == "1"
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)

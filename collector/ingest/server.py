@@ -7,7 +7,8 @@ Server: the routes of the ingest port, its start and stop, and how an error is a
     anything else  500; it is a defect of ours, and logged as one
 
 Every answer is JSON with `code` and `message` when something is wrong, carries the CORS headers,
-and never redirects: SDKs follow a redirect with a bodyless GET and count it as delivered.
+and never redirects: SDKs follow a redirect with a bodyless GET and count it as delivered. Signed
+click links are the exception (redirect.py).
 
 Every path exists twice more: below `path_prefix`, and below `neutral_path_prefix` for pages whose
 visitors block the usual names.
@@ -25,11 +26,13 @@ from collector.errors import BadRequest, Busy, CollectorError, ConfigError
 from collector.ingest.auth import Sources
 from collector.ingest.connection import Server
 from collector.ingest.intake import Intake
+from collector.ingest.links import Links
 from collector.ingest.pixel import Pixel, gif
 from collector.ingest.protocol import Reply, Request, Sent
+from collector.ingest.redirect import Redirect
 from collector.ingest.sdk import Sdk
 from collector.ingest.senders import Handler, make_senders
-from collector.ingest.settings import IngestSettings, SourceSettings
+from collector.ingest.settings import IngestSettings, RedirectSettings, SourceSettings
 from collector.ingest.tracking import CALLS, Tracking
 from collector.journal import Journal
 
@@ -69,15 +72,24 @@ class Ingest:
     """The ingest port. Answers only after the journal has what it acknowledges."""
 
     def __init__(
-        self, settings: IngestSettings, sources: Sequence[SourceSettings], journal: Journal
+        self,
+        settings: IngestSettings,
+        sources: Sequence[SourceSettings],
+        journal: Journal,
+        redirect: RedirectSettings | None = None,
     ) -> None:
         self.settings = settings
+        self.links = Links(redirect or RedirectSettings())
         self._intake = Intake(settings, Sources(sources), journal)
+        self.sources = self._intake.sources
         self._cors = self._intake.cors
         self._journal = journal
         self._sdk = Sdk(self._intake, settings)
         self._tracking = Tracking(self._intake)
-        self._senders = make_senders(self._intake, self._tracking, self._sdk)
+        self._senders = [
+            *make_senders(self._intake, self._tracking, self._sdk),
+            Redirect(self._intake, self.links),
+        ]
         self._routes: dict[str, dict[str, Handler]] = {}
         self._images: set[bytes] = set()  # the paths of pixels
         self._bases: list[str] = []

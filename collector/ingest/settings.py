@@ -1,4 +1,4 @@
-"""Settings of the ingest port and of the sources that may send to it."""
+"""Settings of the ingest port, of the sources that may send to it, and of click links."""
 
 from typing import Annotated, Literal
 
@@ -13,6 +13,8 @@ WriteKey = Annotated[str, Meta(pattern=r"^[!-~]{1,200}$")]
 # Shorter ones are not measured; longer ones would not fit into an index.
 TextBytes = Annotated[int, Meta(ge=4 * BRIEF_CHARS, le=2_000)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
+Secret = Annotated[str, Meta(min_length=16, max_length=512)]
+BaseUrl = Annotated[str, Meta(pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9_.~-]+)*/?)?$")]
 
 
 class SourceSettings(Section, frozen=True, kw_only=True):
@@ -48,5 +50,12 @@ class IngestSettings(Section, frozen=True, kw_only=True):
     body_bytes_in_flight_max: Bytes = 134_217_728
     connections_max: Count = 20_000
     refusals_kept_per_minute: Count = 60  # requests turned down that leave a rejected event
-    sdk_metrics_sample_rate: Rate = 0.0  # what analytics.js is told to report about itself
     sdk_dir: str = ""  # analytics.js for pages; empty means where `make sdk` puts it
+    sdk_metrics_sample_rate: Rate = 0.0  # what analytics.js is told to report about itself
+
+
+class RedirectSettings(Section, frozen=True, kw_only=True):
+    """Signed click links; without a secret there are none."""
+
+    secrets: list[Secret] = []  # the first signs, all of them verify; better from a file
+    base_url: BaseUrl = ""  # what stands in front of /r/ where links are made

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from collector.ingest import Ingest, IngestSettings, SourceSettings
+from collector.ingest import Ingest, IngestSettings, RedirectSettings, SourceSettings
 from collector.journal import FileJournal, JournalSettings
 from tests.edge import BACKEND, SHOP, Edge, MakeEdge
 
@@ -21,6 +21,7 @@ async def make_edge(tmp_path: Path) -> AsyncIterator[MakeEdge]:
         async def make(
             sources: Sequence[SourceSettings] = (SHOP, BACKEND),
             journal: JournalSettings | None = None,
+            redirect: RedirectSettings | None = None,
             **settings: Any,
         ) -> Edge:
             nonlocal made
@@ -31,6 +32,7 @@ async def make_edge(tmp_path: Path) -> AsyncIterator[MakeEdge]:
                 IngestSettings(**{"host": "127.0.0.1", "port": 0, "stop_seconds": 1} | settings),
                 sources,
                 kept,
+                redirect,
             )
             await ingest.start()
             stack.push_async_callback(ingest.stop)
