@@ -210,6 +210,12 @@ def _check(config: Config, name: str) -> None:
                     f"{name}: sources[{index}].origins: {origin} is no web origin; "
                     "write it as https://shop.example, without a path"
                 )
+        for app_id in source.snowplow_app_ids:
+            if any(app_id in other.snowplow_app_ids for other in config.sources[:index]):
+                raise ConfigError(
+                    f"{name}: sources[{index}].snowplow_app_ids: {app_id} belongs to another "
+                    "source already; make it unique"
+                )
     names = [destination.name for destination in config.destinations]
     for index, value in enumerate(names):
         if value in names[:index]:

@@ -61,7 +61,7 @@ ADVICE = {
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """A batch body, cut but not read: *elements* are those of `batch`, None if it is no array."""
+    """A batch body, cut but not read: *elements* are those of its list, None if it has none."""
 
     members: dict[str, bytes]
     elements: list[bytes] | None
@@ -131,9 +131,9 @@ def repair(body: bytes, *, depth_max: int) -> bytes:
         raise _unreadable("too_deep", "nested deeper than this Python can read", start) from exc
 
 
-def split(body: bytes, *, elements_max: int) -> Envelope:
+def split(body: bytes, *, elements_max: int, listed: str = "batch") -> Envelope:
     """
-    Cut a batch that msgspec refused into its members and the elements of `batch`, as they came.
+    Cut a batch that msgspec refused into its members and the elements of *listed*, as they came.
 
     What stands in one element never costs another, as long as its strings end and its brackets
     pair up. Raises Unreadable when pieces cannot be told apart, or are more than *elements_max*.
@@ -165,12 +165,12 @@ def split(body: bytes, *, elements_max: int) -> Envelope:
             raise _unreadable("bad_json", "no key", before + 1)
 
     elements: list[bytes] | None = None
-    first, after = values.get("batch", (end, end))
+    first, after = values.get(listed, (end, end))
     if body[first : first + 1] == b"[":
-        del values["batch"]
+        del values[listed]
         last = first + int((depths[first:after] < 2).argmax())
         if body[last:after].rstrip(SPACE) != b"]":
-            raise _unreadable("bad_json", "no end of `batch`", last)
+            raise _unreadable("bad_json", f"no end of `{listed}`", last)
         cuts = commas[first:last] & (depths[first:last] == 2)
         if np.count_nonzero(cuts) >= elements_max:
             raise _unreadable("too_many_events", f"more than {elements_max} events", first)

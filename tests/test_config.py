@@ -35,6 +35,7 @@ OTHERS: dict[str, Any] = {
     "ingest.neutral_path_prefix": "",
     "ingest.trusted_proxies": ["10.0.0.0/8", "::1"],
     "ingest.sdk_dir": "elsewhere",
+    "ingest.snowplow_paths": ["/com.acme/track", "/a/b"],
     "ingest.sdk_metrics_sample_rate": 0.5,
     "redirect.secrets": ["sixteen characters", "and the one before"],
     "redirect.base_url": "https://shop.example/x",
@@ -234,6 +235,12 @@ ONE = '[[sources]]\nname = "a"\nwrite_key = "one"\n'
         (ONE + 'origins = ["shop.example"]', "sources[0].origins", "https://shop.example"),
         (ONE + 'origins = ["https://shop.example/"]', "sources[0].origins", "without a path"),
         (ONE + ONE.replace("one", "two"), "sources[1].name", "a is used twice"),
+        (
+            ONE + 'snowplow_app_ids = ["x"]\n[[sources]]\nname = "b"\nwrite_key = "k2"\n'
+            'snowplow_app_ids = ["y", "x"]',
+            "sources[1].snowplow_app_ids",
+            "x belongs to another",
+        ),
         (ONE + ONE.replace('"a"', '"b"'), "sources[1].write_key", "used twice"),
     ],
 )

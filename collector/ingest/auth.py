@@ -25,6 +25,7 @@ class Sources:
 
     def __init__(self, sources: Sequence[SourceSettings]) -> None:
         self._by_key = {source.write_key: source for source in sources}
+        self._by_app_id = {app: source for source in sources for app in source.snowplow_app_ids}
         self.pairs = {key for key in self._by_key if ":" in key}
         self._by_name = {source.name: source for source in sources}
         self.names = [source.name for source in sources]
@@ -62,6 +63,10 @@ class Sources:
                 "unknown_source", "no source has this name any more: see [[sources]]", status=404
             )
         return source
+
+    def of_app(self, app_id: str | None) -> SourceSettings | None:
+        """The source that lists the Snowplow app *app_id*, or None."""
+        return self._by_app_id.get(app_id or "")
 
 
 def key_of_basic(authorization: str, pairs: Container[str] = ()) -> str | None:

@@ -10,6 +10,8 @@ from collector.settings import Bytes, Count, Port, Seconds, SecondsOrNone, Secti
 Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_.~-]+)*$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 WriteKey = Annotated[str, Meta(pattern=r"^[!-~]{1,200}$")]
+AppId = Annotated[str, Meta(min_length=1, max_length=255)]
+PostPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")]
 # Shorter ones are not measured; longer ones would not fit into an index.
 TextBytes = Annotated[int, Meta(ge=4 * BRIEF_CHARS, le=2_000)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
@@ -24,6 +26,7 @@ class SourceSettings(Section, frozen=True, kw_only=True):
     write_key: WriteKey
     kind: Literal["browser", "server"] = "browser"
     origins: list[str] = []  # web origins that may send; empty allows any, without credentials
+    snowplow_app_ids: list[AppId] = []  # Snowplow's trackers send no key: their apps
 
 
 class IngestSettings(Section, frozen=True, kw_only=True):
@@ -51,6 +54,7 @@ class IngestSettings(Section, frozen=True, kw_only=True):
     connections_max: Count = 20_000
     refusals_kept_per_minute: Count = 60  # requests turned down that leave a rejected event
     sdk_dir: str = ""  # analytics.js for pages; empty means where `make sdk` puts it
+    snowplow_paths: list[PostPath] = []  # of trackers with a post path of their own
     sdk_metrics_sample_rate: Rate = 0.0  # what analytics.js is told to report about itself
 
 

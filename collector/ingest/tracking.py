@@ -12,12 +12,12 @@ Source   Segment, "HTTP Tracking API"; recorded requests in tests/wire
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from collector import metrics
 from collector.errors import BadRequest
-from collector.event import BATCH
+from collector.event import BATCH, Problem
 from collector.ingest.intake import Intake
 from collector.ingest.protocol import Reply, Request
 
@@ -82,12 +82,14 @@ class Tracking:
         finally:
             body.release()
         _observe_ack(time.perf_counter() - began)
-        if not decoded.problems:
-            return SUCCESS
-        rejected = [
-            {"index": index, "code": problem.code, "message": problem.detail}
-            for index, problem in decoded.problems[:REJECTED_NAMED_MAX]
-        ]
-        count = len(decoded.problems)
-        answer = {"success": True, "rejected_count": count, "rejected": rejected}
-        return Reply.json(200, answer)
+        return partly(decoded.problems) if decoded.problems else SUCCESS
+
+
+def partly(problems: Sequence[tuple[int, Problem]]) -> Reply:
+    """The answer to a batch that was taken but for *problems*."""
+    rejected = [
+        {"index": index, "code": problem.code, "message": problem.detail}
+        for index, problem in problems[:REJECTED_NAMED_MAX]
+    ]
+    answer = {"success": True, "rejected_count": len(problems), "rejected": rejected}
+    return Reply.json(200, answer)

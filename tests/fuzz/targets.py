@@ -9,6 +9,7 @@ test_targets.py runs them over the seeds and over all that was ever found.
 
 import base64
 import gzip
+import json
 import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -24,9 +25,10 @@ from collector.ingest.decode import Decoded, Decoder
 from collector.ingest.pixel import _body, nested
 from collector.ingest.protocol import Request
 from collector.ingest.senders.customerio import calls
-from collector.ingest.senders.customerio.members import Invalid, read
 from collector.ingest.senders.customerio.operations import operate
 from collector.ingest.senders.customerio.person import Person
+from collector.ingest.senders.members import Invalid, read
+from collector.ingest.senders.snowplow.events import event_of, parameters_of
 from collector.ingest.settings import IngestSettings
 from collector.leniency import Unreadable, doubtful, repair, split
 from collector.refine import Limits, refine
@@ -212,9 +214,30 @@ def operation(data: bytes) -> None:
     check_decoded(decoded, BATCH, device=False)
 
 
+def tracker(data: bytes) -> None:
+    """An event of Snowplow's trackers, as a query or as JSON."""
+    try:
+        if data.startswith(b"{"):
+            parameters = parameters_of(data, SETTINGS.depth_max)
+        else:
+            request = object.__new__(Request)  # it asks for nothing but the query
+            request.query_string = "".join(chr(byte & 127) for byte in data)
+            parameters = request.query()
+        event = event_of(parameters, depth_max=SETTINGS.depth_max)
+        body = msgspec.json.encode({"batch": [event]})
+        decoded = finished(_decoder.decode(body, BATCH))
+    except Invalid as exc:
+        assert exc.problem.detail
+        return
+    except BadRequest:
+        return
+    check_decoded(decoded, BATCH)
+
+
 TARGETS: dict[str, Target] = {
     "json": json_body,
     "operation": operation,
+    "tracker": tracker,
     "pixel": pixel,
     "zip": zipped,
     "leniency": lenient,
@@ -256,6 +279,18 @@ def seeds(target: str) -> Iterator[bytes]:
                 yield b"\0" + query.encode()
         yield b"\1wk=demo&e=Opened&uid=u&p.a.b=1&tr.x=2&c.ip=1&t=track&utm_source=s&ts=1&mid=m"
         yield b"\0writeKey=k&event=E&userId=u&properties.a.b.c=%00&context.page.url=%ED%A0%80"
+        return
+    if target == "tracker":
+        for request in requests():
+            if request.path.startswith("/i?"):
+                yield urlsplit(request.path).query.encode()
+            elif request.path.endswith("/tp2"):
+                yield from (json.dumps(event).encode() for event in request.json()["data"])
+        yield b"e=ue&ue_pr=%7B%22data%22:%7B%7D%7D&co=%7B%22data%22:[%7B%7D]%7D&res=1x1&url=http://[&dtm=1"
+        yield b"e=tr&tr_id=1&tr_tt=1.5&uid=%ED%A0%80&ttm=9e99&tv=-&se_ac=%00"
+        for text in texts():
+            yield b"e=ue&aid=a&ue_px=" + base64.urlsafe_b64encode(text)
+            yield text
         return
     for number, text in enumerate(texts()):
         if target in {"leniency", "operation"}:

@@ -3,6 +3,7 @@
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from hypothesis import given
@@ -12,11 +13,11 @@ from collector.errors import BadRequest
 from collector.event import BATCH, Envelope, Problem
 from collector.ingest.decode import Decoder
 from collector.ingest.senders.customerio import calls
-from collector.ingest.senders.customerio.members import Invalid, read
 from collector.ingest.senders.customerio.operations import operate
 from collector.ingest.senders.customerio.person import Person
+from collector.ingest.senders.members import Invalid, read
 from collector.refine import refine
-from tests.fuzz.targets import LIMITS, SETTINGS, check_decoded, finished
+from tests.fuzz.targets import LIMITS, SETTINGS, check_decoded, finished, tracker
 from tests.strategies import any_bodies, anything, members, quoted, valid
 
 # --- Customer.io ---------------------------------------------------------------------------------
@@ -98,3 +99,35 @@ def test_the_same_frame_gives_the_same_events_again() -> None:
 
 def json_raw(text: str) -> Any:
     return msgspec.Raw(json.dumps(json.loads(text)).encode())
+
+
+# --- Snowplow ------------------------------------------------------------------------------------
+
+PARAMETERS = st.sampled_from(
+    [
+        *("e", "aid", "uid", "duid", "eid", "url", "page", "refr", "dtm", "stm", "ttm", "ue_px"),
+        *("ue_pr", "cx", "co", "se_ac", "se_ca", "se_va", "tr_id", "tr_tt", "ti_qu", "pp_mix"),
+        *("res", "tv", "lang", "ip", "ua", "schema", "contexts"),
+    ]
+)
+VALUES = st.text(max_size=20) | st.sampled_from(
+    [
+        *("pv", "pp", "se", "ue", "tr", "ti", "1x1", "js-1", "1", "1e999", "http://[", "-0"),
+        '{"data":{"schema":"iglu:a/b/c/1-0-0","data":{"n":1e999}}}',
+        '{"data":[{"schema":"iglu:a/client_session/c/1-0-0","data":{"userId":1}}]}',
+        '{"data":{"schema":"iglu:a/screen_view/c/1-0-0","data":{"name":{}}}}',
+        "eyJkYXRhIjp7InNjaGVtYSI6ImEifX0",
+    ]
+)
+
+
+@given(st.dictionaries(PARAMETERS | st.text(max_size=5), VALUES, max_size=9))
+def test_whatever_a_tracker_says_is_an_event_or_refused_on_purpose(sent: dict[str, str]) -> None:
+    tracker(json.dumps(sent, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    tracker(urlencode(sent, errors="surrogatepass").encode())
+
+
+@given(operations() | any_bodies | st.binary(max_size=60))
+def test_whatever_bytes_come_to_a_tracker_they_are_read_or_refused(body: bytes) -> None:
+    tracker(b"{" + body)
+    tracker(body)

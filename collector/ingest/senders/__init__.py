@@ -16,6 +16,7 @@ from collector.ingest.senders.jitsu import Jitsu
 from collector.ingest.senders.mobile import Mobile
 from collector.ingest.senders.rudder import Rudder
 from collector.ingest.senders.script import Script
+from collector.ingest.senders.snowplow import Snowplow
 from collector.ingest.tracking import Tracking
 
 __all__ = ["Handler", "Route", "Sender", "make_senders"]
@@ -29,5 +30,6 @@ def make_senders(intake: Intake, tracking: Tracking, sdk: Sdk) -> list[Sender]:
         Mobile(tracking, sdk),
         Cdp(sdk),
         CustomerIo(intake),
+        Snowplow(intake),
         Script(intake),
     ]

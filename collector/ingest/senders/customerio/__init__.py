@@ -35,9 +35,9 @@ from collector.ingest.intake import Intake
 from collector.ingest.protocol import Reply, Request
 from collector.ingest.senders.base import Handler, Methods, Route, Sender
 from collector.ingest.senders.customerio import calls
-from collector.ingest.senders.customerio.members import Invalid, Members, read, text
 from collector.ingest.senders.customerio.operations import operate
 from collector.ingest.senders.customerio.person import NOBODY, Event, Person
+from collector.ingest.senders.members import Invalid, Members, read, text
 from collector.leniency import Unreadable, split
 
 OK = Reply(200, b"{}")

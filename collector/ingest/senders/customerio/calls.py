@@ -17,7 +17,9 @@ Source   Customer.io, "Track API" and "Semantic events"; recorded requests in te
 import re
 
 from collector.event import Problem
-from collector.ingest.senders.customerio.members import (
+from collector.ingest.senders.customerio.person import NOBODY, Event, Person, own, person_of
+from collector.ingest.senders.customerio.relations import RELATIONSHIPS_MAX, relationships
+from collector.ingest.senders.members import (
     Invalid,
     Members,
     elements,
@@ -25,8 +27,6 @@ from collector.ingest.senders.customerio.members import (
     members,
     text,
 )
-from collector.ingest.senders.customerio.person import NOBODY, Event, Person, own, person_of
-from collector.ingest.senders.customerio.relations import RELATIONSHIPS_MAX, relationships
 
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", re.I)
 

@@ -10,9 +10,9 @@ Source   Customer.io, "Track API v2"
 
 from collector.event import Problem
 from collector.ingest.senders.customerio import calls
-from collector.ingest.senders.customerio.members import Invalid, Members, members, text
 from collector.ingest.senders.customerio.person import NOBODY, Event, person_of
 from collector.ingest.senders.customerio.relations import Thing, related, relations, thing_of
+from collector.ingest.senders.members import Invalid, Members, members, text
 
 
 def operate(call: Members) -> list[Event]:

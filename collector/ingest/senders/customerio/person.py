@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from collector.event import Problem
 from collector.ingest.coerce import coerce_time
-from collector.ingest.senders.customerio.members import Invalid, Members, given, text
+from collector.ingest.senders.members import Invalid, Members, given, text
 
 Event = dict[str, object]
 

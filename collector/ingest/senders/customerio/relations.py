@@ -10,7 +10,8 @@ from typing import NamedTuple
 from msgspec import Raw
 
 from collector.event import Problem
-from collector.ingest.senders.customerio.members import (
+from collector.ingest.senders.customerio.person import Event, Person, own
+from collector.ingest.senders.members import (
     NULL,
     Invalid,
     Members,
@@ -18,7 +19,6 @@ from collector.ingest.senders.customerio.members import (
     members,
     text,
 )
-from collector.ingest.senders.customerio.person import Event, Person, own
 
 RELATIONSHIPS_MAX = 1_000  # of one call; each becomes an event
 

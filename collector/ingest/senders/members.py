@@ -1,5 +1,5 @@
 """
-Members: JSON objects as Customer.io's clients send them, taken apart no further than needed.
+Members: JSON objects as vendors' SDKs send them, taken apart no further than needed.
 
 Shapes   an object is a dict from name to raw JSON, so that what goes on keeps every digit.
 Errors   Invalid, with the field that is wrong; nothing else comes out of here.
