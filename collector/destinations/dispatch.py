@@ -213,8 +213,13 @@ class Dispatch:
         self.tail.stored(last)
         found = {(row.destination, row.replay): row for row in rows}
         for post in self._posts.values():
-            if post.epoch is not None:
-                await self._direct(post, found)
+            try:
+                if post.epoch is not None:
+                    await self._direct(post, found)
+            except Unreachable:
+                raise
+            except Exception:  # such as a replay for something that only a newer collector knows
+                log.exception("A destination cannot be directed", extra={"destination": post.name})
         if self._now() - self._counted_at >= LETTERS_SECONDS:
             letters = await self._control.do(deliveries.letters)
             self._counted_at = self._now()

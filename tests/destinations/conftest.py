@@ -40,7 +40,6 @@ async def depots(dsn: str, traffic: Traffic) -> AsyncIterator[Depots]:
     yield make
     for depot in made:
         await depot.close()
-        await depot.connection.close()
 
 
 @pytest.fixture

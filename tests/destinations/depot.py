@@ -320,8 +320,7 @@ class Depot:
 
     async def settle(self, seconds: float = HOUR, step: float = 1.0) -> None:
         """Let time pass until everything stored is settled, and all of it written down."""
-        for task in self._tasks.values():
-            assert not task.done(), task
+        assert not self.ended(), self._tasks
         await self.until(lambda: self.courier.logbook.position >= self.tail.last_seq, seconds, step)
         await self.advance(1.0)
 
@@ -330,6 +329,7 @@ class Depot:
             await self.crash(replay)
         await self.tail.close()
         await self.books.close()
+        await self.connection.close()
 
     # --- what is known -----------------------------------------------------------------------
 

@@ -194,8 +194,8 @@ async def test_large_events_are_bounded_by_their_bytes(
     hook.destination.mapping = lambda mail: Parcel(
         mail.event.message_id, mail.event, mail.event.size
     )
-    text = {"text": "x" * 100_000}
-    await hook.add(*(event(f"m{n}", f"u{n}", properties=text) for n in range(60)))
+    text = {"text": "x" * 25_000}
+    await hook.add(*(event(f"m{n}", f"u{n}", properties=text) for n in range(240)))
     largest = 0
 
     async def look() -> None:
@@ -205,9 +205,9 @@ async def test_large_events_are_bounded_by_their_bytes(
     hook.vendor.answer = look
     await hook.start()
     await hook.settle()
-    assert sorted(hook.vendor.seen.elements()) == sorted(f"m{n}" for n in range(60))
-    assert 1_000_000 <= largest < 3_000_000
-    assert max(map(len, hook.vendor.requests)) == 4, "450,000 bytes a batch"
+    assert sorted(hook.vendor.seen.elements()) == sorted(f"m{n}" for n in range(240))
+    assert 1_000_000 <= largest < 3_500_000
+    assert max(map(len, hook.vendor.requests)) == 17, "450,000 bytes a batch"
 
 
 async def test_too_many_that_wait_stop_the_reading_which_says_so_and_goes_on_later(
