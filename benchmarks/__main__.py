@@ -1,7 +1,7 @@
 """
 All figures, as a table of ratios, each to a bare limit that was measured in the same run.
 
-    make bench                      everything; about 25 minutes
+    make bench                      everything; about 35 minutes
     make bench ARGS="--only pixel"  one of them
     make bench ARGS=--short         less of each, for a first look
 
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import dedupe, edge, road
+from benchmarks import dedupe, edge, growth, road
 from benchmarks.edge import Row
 
 
@@ -60,6 +60,7 @@ def plan(*, short: bool) -> dict[str, Callable[[], Row]]:
         "p99": lambda: edge.acknowledgements(4.0 if short else 10.0),
         "end_to_end": lambda: road.end_to_end(3.0 if short else 10.0),
         "drain": lambda: road.drain(3.0 if short else 6.0),
+        "growth": lambda: growth.measure(*((1, 2, 1.5) if short else (20, 3, 4.0))),
         "idle": lambda: road.idle(5.0 if short else 20.0),
         "dedupe_1m": lambda: seen(1),
         "dedupe_20m": lambda: seen(2 if short else 20),

@@ -120,6 +120,19 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def family_cpu_seconds(pid: int) -> float:
+    """What a process and all below it have used of processors so far."""
+    total = 0.0
+    todo = [pid]
+    while todo:
+        with contextlib.suppress(OSError):
+            process = todo.pop()
+            total += cpu_seconds(process)
+            for task in Path(f"/proc/{process}/task").iterdir():
+                todo += map(int, (task / "children").read_text().split())
+    return total
+
+
 def rss_bytes(pid: int) -> int:
     """What a process holds in memory now."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -21,6 +21,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from collector.tallies import Spread, Tally
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series beside every counter that nobody reads
 REGISTRY = CollectorRegistry()
 
@@ -30,7 +32,7 @@ _COPY_BUCKETS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 build_info = Info("collector_build", "Version of the collector.", registry=REGISTRY)
 
 # --- ingest ---------------------------------------------------------------------------------
-requests = Counter(
+requests = Tally(
     "collector_ingest_requests",
     "Requests answered, by the first digit of the status.",
     ["status"],
@@ -42,7 +44,7 @@ refused = Counter(
     ["reason"],
     registry=REGISTRY,
 )
-pixels = Counter(
+pixels = Tally(
     "collector_ingest_pixels",
     "Pixel images served, by what became of their event: stored, or the reason it was not.",
     ["reason"],
@@ -64,16 +66,16 @@ repaired = Counter(
     "Requests that were not strict JSON and were read leniently.",
     registry=REGISTRY,
 )
-body_bytes = Counter(
-    "collector_ingest_body_bytes", "Bytes of request bodies, unzipped.", registry=REGISTRY
-)
+body_bytes = Tally(
+    "collector_ingest_body_bytes", "Bytes of request bodies, unzipped.", [], registry=REGISTRY
+).labels()
 in_flight = Gauge(
     "collector_ingest_in_flight_bytes", "Bytes of request bodies in memory.", registry=REGISTRY
 )
 connections = Gauge(
     "collector_ingest_connections", "Open connections on the ingest port.", registry=REGISTRY
 )
-ack_seconds = Histogram(
+ack_seconds = Spread(
     "collector_ingest_ack_seconds",
     "From a request's last byte to its answer, fsync included.",
     buckets=_ACK_BUCKETS,

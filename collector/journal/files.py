@@ -3,6 +3,7 @@ The journal on this machine: segment files in one directory, and group commit.
 
     directory.py   the lock, the files, the identity
     appender.py    the file that is being written
+    scribe.py      the thread that writes
     space.py       how much the files may take, and which can go
     reader.py      from one file to the next, past damage
 
@@ -31,6 +32,7 @@ from collector.journal.appender import Appender
 from collector.journal.base import Frame, JournalSettings, Reading, Totals
 from collector.journal.directory import Directory, Identity
 from collector.journal.reader import Reader, find_end
+from collector.journal.scribe import Scribe
 from collector.journal.segment import HEAD, Segment, check_frame
 from collector.journal.space import Space
 
@@ -60,7 +62,7 @@ class FileJournal:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._directory = Directory(directory)
-        self._write_thread = ThreadPoolExecutor(1, "journal-write")
+        self._scribe = Scribe(self._loop, "journal-write")
         self._read_thread = ThreadPoolExecutor(1, "journal-read")
         self._reader = Reader()
         self._appender: Appender  # these two come with `_open`
@@ -88,7 +90,7 @@ class FileJournal:
         """Open or make the journal in *directory*; ConfigError if another process has it."""
         journal = cls(directory, settings, clock)
         try:
-            await journal._run(journal._write_thread, journal._open)
+            await journal._scribe.do(journal._open)
         except BaseException:
             journal._release()
             raise
@@ -189,15 +191,16 @@ class FileJournal:
         """Write the next group; `_committed` goes on when it is on disk."""
         group = self._pending.popleft()
         write = partial(self._appender.write, group.frames, self._space.file_bytes())
-        writing = self._loop.run_in_executor(self._write_thread, write)
-        writing.add_done_callback(partial(self._committed, group))
+        self._scribe.give(write, partial(self._committed, group))
 
-    def _committed(self, group: Group, written: asyncio.Future[tuple[Segment, int]]) -> None:
+    def _committed(
+        self, group: Group, written: tuple[Segment, int] | None, error: BaseException | None
+    ) -> None:
         self._pending_bytes -= group.bytes
-        error = written.exception()
-        if error is None:
-            self._succeeded(group, *written.result())
+        if written is not None:
+            self._succeeded(group, *written)
         else:
+            assert error is not None
             self._failed(group, error)
         if self._pending:
             self._commit()
@@ -294,7 +297,7 @@ class FileJournal:
         """Take a new identity: frames behind *base* belong to it, those up to it are done."""
         identity = Identity(str(uuid.uuid4()), base, self._appender.identity.mark)
         try:
-            await self._run(self._write_thread, partial(self._appender.renew, identity))
+            await self._scribe.do(partial(self._appender.renew, identity))
         except OSError as exc:
             raise JournalError(
                 "journal_unwritable", f"the journal's identity cannot be saved ({exc}); try later"
@@ -310,7 +313,7 @@ class FileJournal:
         self._wake()
         try:
             await self._idle.wait()
-            await self._run(self._write_thread, self._appender.close)
+            await self._scribe.do(self._appender.close)
         finally:
             self._release()
 
@@ -318,7 +321,7 @@ class FileJournal:
         return await self._loop.run_in_executor(thread, call)
 
     def _release(self) -> None:
-        self._write_thread.shutdown(wait=True)
+        self._scribe.close()
         self._read_thread.shutdown(wait=True)
         self._directory.close()
 
