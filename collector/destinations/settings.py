@@ -6,8 +6,8 @@ Units    seconds, bytes and plain counts, as the names say.
 
 from __future__ import annotations
 
-from ipaddress import ip_network
 from datetime import datetime
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec

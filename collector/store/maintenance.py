@@ -80,6 +80,7 @@ class Maintenance:
             await self._try(connection, self._drop_rejected(connection))
             await self._try(connection, self._drop_delivery_log(connection))
             await self._try(connection, self._drop_claims(connection))
+            await self._try(connection, self._drop_ended(connection))
             await self._try(connection, self._publisher.publish(connection))
             await self._try(connection, partitions.index_closed_days(connection))
         first_seq = await connection.fetchval("select min(first_seq) from collector.seen")
@@ -126,6 +127,14 @@ class Maintenance:
         days = self._settings.retention_days
         if days:
             await self._delete(connection, "claims", "claimed_at", days)
+
+    async def _drop_ended(self, connection: Connection) -> None:
+        """Delete what waited in replays that were cancelled."""
+        await connection.execute(
+            "delete from collector.deliveries d using collector.couriers c "
+            "where d.replay > 0 and c.destination = d.destination and c.replay = d.replay "
+            "and c.state = 'cancelled'"
+        )
 
     async def _delete(self, connection: Connection, table: str, column: str, days: int) -> None:
         while True:

@@ -185,6 +185,7 @@ async def test_rows_are_obeyed_and_a_replay_shares_its_destinations_pause(
     dispatch.stored(await store(connection, users(50, 5)))
     await until(lambda: len(vendor.taken) == 50)
     assert await couriers.pause(connection, "hook")
+    await until(lambda: dispatch.facts()[0]["state"] == "paused")
     whole = await replays.prepare(connection, "hook", Selection())
     assert whole is not None
     replay = await replays.create(connection, "hook", Selection(), whole)
