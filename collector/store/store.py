@@ -49,7 +49,7 @@ from collector.store.postgres import (
 from collector.store.reader import admit
 from collector.store.refiner import Refiner
 from collector.store.settings import StoreSettings
-from collector.store.warehouse import Publisher
+from collector.store.warehouse import PUBLISH_SECONDS, Publisher
 from collector.store.writer import ENDS, Rewound, Writer, bisect
 
 log = logging.getLogger(__name__)
@@ -226,9 +226,9 @@ class Store:
         feeder: Feeder | None = None
         try:
             await within(connection, None, migrate(connection))
-            await within(connection, None, admit(connection))
+            await within(connection, seconds, admit(connection))
             await within(connection, None, make_ahead_if_possible(connection))
-            await within(connection, None, self._publisher.publish(connection))
+            await within(connection, PUBLISH_SECONDS, self._publisher.publish(connection))
             position = await within(
                 connection, seconds, self._cursor.open(connection, self.position)
             )

@@ -70,7 +70,7 @@ async def test_a_migration_that_is_interrupted_leaves_nothing_or_all(
     await asyncio.sleep(0.1)  # the server rolls back when it has noticed
     assert (await tables(empty_dsn) > 0) == (fault == "answer lost")
     async with connected(empty_dsn) as again:
-        assert await migrate(again) == (0 if fault == "answer lost" else len(migrations()))
+        assert await migrate(again) == len(migrations()) - (fault == "answer lost")
         await make_ahead(again)
     assert await tables(empty_dsn) > 10
 
@@ -83,7 +83,8 @@ async def test_a_schema_that_is_newer_is_refused_until_it_is_not(
         await road.send(track("kept"))
         await until(lambda: road.store.trouble)
         assert road.store.trouble is not None
-        assert "schema is version 9999, and this collector knows up to 1" in road.store.trouble
+        known = f"schema is version 9999, and this collector knows up to {len(migrations())}"
+        assert known in road.store.trouble
         assert not road.store.up
         assert await ask(dsn, "select count(*) from collector.events") == 0
         await ask(dsn, "delete from collector.migrations where version = 9999")

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from collector.store import store as store_module
 from collector.store.migrate import migrate
 from collector.store.partitions import make_ahead
 from collector.store.warehouse import VIEWS, Publisher, publish
@@ -19,7 +20,8 @@ from collector.store.warehouse.functions import FUNCTIONS
 from collector.store.warehouse.publish import state
 from collector.store.warehouse.views import REVISION, View
 from tests.conftest import PostgresServer
-from tests.store.road import Road, ask, connected, track
+from tests.proxy import Link, Proxy
+from tests.store.road import Road, ask, connected, track, until
 from tests.store.warehouse import PAGE, RELEASED, all_of, insert, page, released, row, written
 
 COLUMNS = """
@@ -82,7 +84,7 @@ async def test_two_collectors_may_make_them_at_once(
         async with connected(server_dsn) as own:
             await Publisher().publish(own)
 
-    await asyncio.gather(*(make() for _ in range(3)))
+    await asyncio.gather(*(make() for _ in range(5)))
     assert warnings(caplog) == []
     assert len(await state(connection)) == len(VIEWS) + len(FUNCTIONS)
 
@@ -229,6 +231,27 @@ async def test_a_role_without_rights_is_told_and_events_are_stored(
     finally:
         await ask(superuser, f"drop owned by {name} cascade")
         await postgres.execute(f"drop role {name}")
+
+
+async def test_a_postgres_that_hangs_meanwhile_holds_up_the_events_once(
+    empty_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "PUBLISH_SECONDS", 0.5)
+    hung = []
+    async with Proxy(empty_dsn) as proxy:
+
+        def listen(_: Link, data: bytes) -> None:
+            if b"create schema warehouse" in data and not hung:
+                hung.append(True)
+                proxy.cut()
+
+        proxy.on_client = listen
+        async with Road(tmp_path, proxy.dsn) as road:
+            await road.send(track("kept"))
+            await until(lambda: road.store.trouble)
+            proxy.heal()
+            await road.stored()
+    assert hung
 
 
 # --- read ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ of their own, `warehouse`, so that an analyst sees the views and nothing else; t
 collector, `users` among them, are in `collector`.
 """
 
-from collector.store.warehouse.publish import Publisher
+from collector.store.warehouse.publish import PUBLISH_SECONDS, Publisher
 from collector.store.warehouse.views import VIEWS
 
-__all__ = ["VIEWS", "Publisher"]
+__all__ = ["PUBLISH_SECONDS", "VIEWS", "Publisher"]

@@ -33,6 +33,7 @@ from collector.store.warehouse.views import BASE, REVISION, VIEWS, View
 
 log = logging.getLogger(__name__)
 
+PUBLISH_SECONDS = 60.0  # Postgres that takes longer is away
 LOCK_SECONDS = 5.0  # for a view that somebody reads; other readers wait behind us meanwhile
 ABOUT: Final = "Events as analysts read them: views of the collector, see its docs/warehouse.md."
 
@@ -85,9 +86,18 @@ class Publisher:
         self._views = views
         self._revision = revision
         self._told: set[str] = set()
+        self._cut_off = False  # the last attempt had no end
 
     async def publish(self, connection: Connection) -> None:
-        """Make what is not there and replace what is old."""
+        """Make what is not there and replace what is old; the caller sets a time for it."""
+        if self._cut_off:
+            self._cut_off = False  # once more would hold up the events again: left to others
+            return
+        self._cut_off = True
+        await self._try(connection)
+        self._cut_off = False
+
+    async def _try(self, connection: Connection) -> None:
         try:
             found = await state(connection)
             things: tuple[Thing, ...] = (*FUNCTIONS, *self._views)
@@ -126,8 +136,7 @@ class Publisher:
     async def _make(self, connection: Connection, things: Iterable[Thing]) -> None:
         """Make or replace all of *things*, or none."""
         async with connection.transaction():
-            await connection.execute(f"set local lock_timeout = {LOCK_SECONDS * 1000:.0f}")
-            await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
+            await _lock(connection)
             # Asked again: another collector may have been faster, or be newer.
             found = await state(connection)
             steps = []
@@ -165,12 +174,17 @@ class Publisher:
     async def _let_read(self, connection: Connection, found: Found) -> None:
         """Let the role that only reads read the views too, if there is one."""
         ours = [name for name, mark in found.items() if mark is not None]
-        rows = await connection.fetch(_UNREADABLE, SCHEMA, READER, ours)
-        if rows:
+        if not await connection.fetch(_UNREADABLE, SCHEMA, READER, ours):
+            return
+        async with connection.transaction():
+            await _lock(connection)
+            rows = await connection.fetch(_UNREADABLE, SCHEMA, READER, ours)
             names = ", ".join(f'{SCHEMA}."{row["name"]}"' for row in rows)
-            await connection.execute(
-                f"grant usage on schema {SCHEMA} to {READER}; grant select on {names} to {READER}"
-            )
+            if names:
+                await connection.execute(
+                    f"grant usage on schema {SCHEMA} to {READER};"
+                    f"grant select on {names} to {READER}"
+                )
 
     def _tell(self, connection: Connection, error: Exception) -> None:
         """Log what is in the way, if that is new."""
@@ -184,6 +198,12 @@ class Publisher:
         if text not in self._told:
             self._told.add(text)
             log.warning("Not all warehouse views can be made now; events are stored: %s", text)
+
+
+async def _lock(connection: Connection) -> None:
+    """Be the only collector that changes anything, until the transaction ends."""
+    await connection.execute(f"set local lock_timeout = {LOCK_SECONDS * 1000:.0f}")
+    await connection.execute("select pg_advisory_xact_lock($1)", LOCK)
 
 
 async def state(connection: Connection) -> dict[str, Mark | None]:
