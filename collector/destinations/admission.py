@@ -8,10 +8,8 @@ Numbers are dense, so one that is missing is an event whose day was dropped: it 
 Errors   none of an event: whatever its mapping raises is logged, and it is a dead letter.
 """
 
-import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
@@ -19,6 +17,7 @@ import msgspec
 
 from collector.destinations.base import Mapped, Parcel, Refused, Skipped
 from collector.destinations.logbook import Logbook, Runs
+from collector.destinations.pace import Turns
 from collector.destinations.settings import DestinationSettings
 from collector.destinations.window import ALONE_ATTEMPTS, Claim, Item, Window
 from collector.store import deliveries
@@ -32,7 +31,6 @@ T = TypeVar("T")
 
 EXPIRED: Final = "expired"
 KEY_BYTES = 200  # longer ones are kept as their hash: an index has no room for them
-TURN_SECONDS = 0.002  # of mapping at a stretch
 _UNKNOWN = (
     "the collector ended while it was being sent, and this destination cannot tell a resend: "
     "look there whether it arrived, then retry or drop it"
@@ -69,32 +67,37 @@ class Admission:
         saved: Saved,
         *,
         ordered: bool,
+        turns: Turns,
     ) -> None:
         self._route = route
         self._settings = settings
         self._logbook = logbook
         self._window = window
         self._ordered = ordered
+        self._turns = turns
         self._old = {row.seq: row for row in saved.waiting}
         self._done = Runs(saved.runs)
 
     async def admit(self, chunk: Chunk, now: float) -> None:
         """Decide about each event of *chunk*."""
+        turns = self._turns
+        await turns.mine()
         if not self._logbook.key.replay:
             self._count_missing(chunk)
         for seq, detail in chunk.unreadable:
             self._logbook.unreadable(seq, detail)
-        turn = Turn()
         wanted = []
         for event in chunk.events:
             if self._passes(event):
                 wanted.append(event)
-            await turn.over()
+            if turns.over:
+                await turns.mine()
         persons = await self._persons(wanted)
         for event in wanted:
             self._take_in(event, persons.get(event.user_id or "", NOTHING), now)
             self._window.read_to = event.seq  # others may send and commit this much already
-            await turn.over()
+            if turns.over:
+                await turns.mine()
         self._window.read_to = chunk.read_to
 
     def _passes(self, event: StoredEvent) -> bool:
@@ -192,19 +195,6 @@ class Admission:
         if claim is not None:
             keys.append(claim)
         return tuple(dict.fromkeys(keys))
-
-
-class Turn:
-    """How long we have had the loop: senders wait for their answer meanwhile."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    async def over(self) -> None:
-        """Let others have it if our time is over."""
-        if time.perf_counter() - self._since > TURN_SECONDS:
-            await asyncio.sleep(0)
-            self._since = time.perf_counter()
 
 
 def _resume(item: Item, row: Waiting, now: float) -> None:

@@ -26,7 +26,7 @@ from collector import metrics
 from collector.destinations.admission import EXPIRED, Admission, Route
 from collector.destinations.base import Destination, Later, Outcome, Refused, Taken
 from collector.destinations.logbook import PAUSE_SECONDS, Logbook
-from collector.destinations.pace import Breaker, Bucket, Clock, delay
+from collector.destinations.pace import Breaker, Bucket, Clock, Turns, delay
 from collector.destinations.window import ALONE_ATTEMPTS, Item, State, Window
 from collector.errors import (
     Ambiguous,
@@ -78,6 +78,7 @@ class Courier:
         line: Line,
         epoch: int,
         clock: Clock,
+        turns: Turns | None = None,
     ) -> None:
         self.key = key
         self.settings = settings = destination.settings
@@ -85,6 +86,7 @@ class Courier:
         self._route = route
         self._feed = feed
         self._clock = clock
+        self._turns = turns or Turns()
         self._strict = settings.on_ambiguous == "dead_letter"
         self.logbook = Logbook(key, epoch, line, clock)
         self.window = Window(0)
@@ -188,6 +190,7 @@ class Courier:
             window,
             saved,
             ordered=self._destination.ordered,
+            turns=self._turns,
         )
         events_max = READ_EVENTS
         if self.key.replay:  # what is read at once is sent at once
@@ -256,6 +259,7 @@ class Courier:
     async def _next_batch(self) -> list[Item]:
         """The next batch, when there is one that may go."""
         settings = self.settings
+        our_turn = False
         while True:
             self._changed.clear()
             now = self._clock.now()
@@ -270,12 +274,19 @@ class Courier:
             elif ready:
                 seconds = (window.oldest_since() or now) + settings.linger_seconds - now
                 if seconds <= 0 or ready >= settings.batch_events_max or self._all_read():
+                    if not our_turn:
+                        await self._turns.mine()
+                        our_turn = True  # unless what there was is gone by now
+                        continue
                     # What may become a dead letter because nobody answers is tried one by one.
                     risky = self._strict and self.breaker.open
                     events_max = 1 if risky else settings.batch_events_max
                     return window.take(now, events_max, settings.batch_bytes_max)
             elif due is not None:
+                if self.breaker.open and window.probe(now):
+                    continue  # how long it waits then is for the breaker to say, not for an event
                 seconds = due - now
+            our_turn = False
             await self._clock.wait(self._changed, seconds)
 
     def _all_read(self) -> bool:
@@ -336,6 +347,7 @@ class Courier:
         try:
             with metrics.delivery_seconds.labels(self.key.destination).time():
                 outcomes = await self._destination.send([item.parcel for item in batch])
+            await self._turns.mine()
             assert len(outcomes) == len(batch), "one outcome for each parcel"
         except (Unacceptable, TooLarge) as exc:
             self.breaker.answered()
@@ -432,6 +444,7 @@ class Courier:
             item.alone = item.alone or item.attempts >= ALONE_ATTEMPTS
         item.failed_at = now
         item.reason, item.detail = later.reason, later.detail
+        item.asked = later.seconds is not None
         if item.failing_seconds > settings.retry_window_seconds:
             detail = f"tried {item.attempts} times while others passed; at last: {later.detail}"
             self._refuse(item, Refused(EXPIRED, detail), free=False)

@@ -26,7 +26,7 @@ from collector import metrics
 from collector.destinations.base import Destination
 from collector.destinations.courier import Courier
 from collector.destinations.outbound import Outbound
-from collector.destinations.pace import Clock, SystemClock
+from collector.destinations.pace import Clock, SystemClock, Turns
 from collector.destinations.route import Kind, Route
 from collector.destinations.settings import DestinationSettings
 from collector.errors import Unreachable
@@ -133,6 +133,7 @@ class Dispatch:
         self._posts = {one.name: Post(one, kinds) for one in settings if one.enabled}
         self.tail = Tail(postgres)
         self._books = Line(postgres)
+        self._turns = Turns()
         self._control = Line(postgres)
         life = uuid.uuid4().hex[:8]
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{journal_id or life}:{life}"
@@ -302,6 +303,7 @@ class Dispatch:
             self._books,
             post.epoch,
             self._clock,
+            self._turns,
         )
         task = asyncio.create_task(courier.run(), name=f"courier {post.name} {row.replay}")
         post.running[row.replay] = _Running(courier, task)

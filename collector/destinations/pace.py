@@ -3,6 +3,7 @@ Pace: when the next request to a destination may go.
 
     bucket     so many requests a second, as the vendor allows
     breaker    after failures in a row only one request at a time, after longer and longer waits
+    turns      among the couriers of one collector, so that ingest is not behind all of them
     delay      of one event: full jitter, so that what failed together does not come back together
 
 A destination that is away costs its events nothing: `passed_at` tells whether others got through
@@ -21,6 +22,7 @@ from typing import Protocol
 OPEN_AFTER = 5  # failures in a row
 PROBE_SECONDS_MAX = 60.0  # between two tries while it is away
 EXPONENT_MAX = 30
+TURN_SECONDS = 0.001
 
 
 class Clock(Protocol):
@@ -57,6 +59,30 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+class Turns:
+    """
+    Whose turn it is to compute: one courier's in each round of the loop.
+
+    What makes ten of them busy does so in the same moment. If they all went on at once, a request
+    that has arrived would wait for ten; so it waits for one.
+    """
+
+    def __init__(self) -> None:
+        self._line = asyncio.Lock()
+        self._since = 0.0
+
+    async def mine(self) -> None:
+        """Wait for one's turn, which lasts until the next await."""
+        async with self._line:
+            await asyncio.sleep(0)
+        self._since = time.perf_counter()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has lasted long enough: whoever goes on waits for the next one."""
+        return time.perf_counter() - self._since > TURN_SECONDS
 
 
 def delay(exponent: int, seconds_min: float, seconds_max: float) -> float:
