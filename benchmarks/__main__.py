@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import dedupe, edge, growth, road
+from benchmarks import dedupe, delivery, edge, growth, road
 from benchmarks.edge import Row
 
 
@@ -62,6 +62,8 @@ def plan(*, short: bool) -> dict[str, Callable[[], Row]]:
         "drain": lambda: road.drain(3.0 if short else 6.0),
         "growth": lambda: growth.measure(*((1, 2, 1.5) if short else (20, 3, 4.0))),
         "idle": lambda: road.idle(5.0 if short else 20.0),
+        "webhook": lambda: delivery.webhook(2 if short else 5, 30_000, seconds),
+        "destinations": lambda: delivery.ten(2 if short else 5, 5.0 if short else 10.0),
         "dedupe_1m": lambda: seen(1),
         "dedupe_20m": lambda: seen(2 if short else 20),
     }

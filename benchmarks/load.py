@@ -19,7 +19,7 @@ import uvloop
 
 from benchmarks import samples
 
-KINDS = {"pixel": 1, "get": 1, "single": 1, "batch": 100, "post": 1}
+KINDS = {"pixel": 1, "get": 1, "single": 1, "person": 1, "batch": 100, "post": 1}
 
 
 def requests_of(kind: str, path: str | None) -> tuple[bytes, int]:
@@ -27,6 +27,8 @@ def requests_of(kind: str, path: str | None) -> tuple[bytes, int]:
     if kind in {"pixel", "get"}:
         return f"GET {path or samples.PIXEL} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), 1
     body = samples.batch(100) if kind == "batch" else samples.single()
+    if kind == "person":  # each event another one's
+        body = body.replace(b"user-000000", b"user-" + samples.MARK)
     path = path or ("/v1/batch" if kind == "batch" else "/v1/t")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n"
