@@ -51,6 +51,7 @@ class Item:
 
     __slots__ = (
         "alone",
+        "asked",
         "attempts",
         "batch",
         "claim",
@@ -97,6 +98,7 @@ class Item:
         self.failed_at: float | None = None
         self.not_before = 0.0
         self.alone = False
+        self.asked = False  # the vendor said itself for how long it has to wait
         self.marked = False  # a row in `deliveries` says that it is being sent
         self.reason = ""
         self.detail = ""
@@ -277,15 +279,33 @@ class Window:
             self._may_go(item)
 
     def hurry(self, now: float) -> None:
-        """All that wait may go at *now*, but for those that failed while others passed."""
+        """
+        All that wait may go at *now*: what they waited for is over.
+
+        But not those that failed while others passed, nor what the vendor asked to wait for.
+        """
         due, self._due = self._due, []
         waiting = [entry[2] for entry in due if self._is_due(entry)]
         for item in self._unsettled.values():
-            if not item.alone:
+            if not item.alone and not item.asked:
                 item.delay = 0
                 item.not_before = min(item.not_before, now)
         for item in waiting:
             self._schedule(item)
+
+    def probe(self, now: float) -> bool:
+        """Let one of those that wait go at *now*, if there is any, to see whether it is taken."""
+        waiting = [
+            entry[2]
+            for entry in self._due
+            if self._is_due(entry) and not entry[2].prevs and not entry[2].asked
+        ]
+        if not waiting:
+            return False
+        first = min(waiting, key=_seq)
+        first.not_before = now
+        self._schedule(first)
+        return True
 
     # --- for the books -----------------------------------------------------------------------
 

@@ -217,6 +217,30 @@ async def test_what_is_too_old_for_the_vendor_is_not_sent(hook: Depot) -> None:
     await hook.assert_books_close(pending=0)
 
 
+async def test_the_last_one_waiting_does_not_wait_out_its_own_delay(hook: Depot) -> None:
+    """What is away is tried each minute, however seldom its events would be tried."""
+    hook.vendor.behave = away
+    await hook.add(event("m0"))
+    await hook.start()
+    await hook.advance(2 * HOUR)
+    hook.vendor.behave = take
+    assert await hook.until(lambda: hook.vendor.taken) <= 60.0
+
+
+async def test_an_event_that_the_vendor_wants_later_is_not_tried_sooner(hook: Depot) -> None:
+    hook.vendor.behave = except_for({"m0": Later("throttled", "in an hour", HOUR)})
+    await hook.add(*users(2, 2))
+    await hook.start()
+    await hook.advance(1.0)
+    hook.vendor.behave = away
+    await hook.add(event("m2", "u2"))
+    await hook.advance(600.0)
+    hook.vendor.behave = take
+    await hook.advance(600.0)
+    assert hook.vendor.taken == ["m1", "m2"]
+    assert HOUR - 1_300.0 < await hook.until(lambda: "m0" in hook.vendor.taken) < HOUR - 1_150.0
+
+
 # --- paused by the vendor ----------------------------------------------------------------------
 
 

@@ -206,6 +206,22 @@ class WindowMachine(RuleBasedStateMachine):
             if plain.attempts and not plain.flying and not plain.item.alone:
                 plain.not_before = min(plain.not_before, self.now)
 
+    @rule()
+    def probe(self) -> None:
+        """One of those that wait goes before its time."""
+        self.window.ready(self.now)
+        waiting = [
+            plain
+            for plain in self.events.values()
+            if not plain.flying
+            and plain.attempts
+            and plain.not_before > self.now
+            and not self.before(plain)
+        ]
+        assert self.window.probe(self.now) == bool(waiting)
+        if waiting:
+            waiting[0].not_before = self.now
+
     @rule(seconds=st.floats(0.5, 40))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
