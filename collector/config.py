@@ -204,6 +204,11 @@ def _check(config: Config, name: str) -> None:
                     f"{name}: sources[{index}].{what}: {shown} is used twice; make it unique"
                 )
     for index, source in enumerate(config.sources):
+        if source.cookie_name.startswith("__Host-") and source.cookie_domain:
+            raise ConfigError(
+                f"{name}: sources[{index}].cookie_domain: a cookie __Host-… has none; "
+                "take it away, or choose another cookie_name"
+            )
         for origin in source.origins:
             if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
                 raise ConfigError(

@@ -17,6 +17,7 @@ import hmac
 from collections.abc import Container, Sequence
 
 from collector.errors import BadRequest
+from collector.ingest.cookies import Identity
 from collector.ingest.settings import SourceSettings
 
 
@@ -27,6 +28,9 @@ class Sources:
         self._by_key = {source.write_key: source for source in sources}
         self._by_app_id = {app: source for source in sources for app in source.snowplow_app_ids}
         self.pairs = {key for key in self._by_key if ":" in key}
+        self.identities = {
+            source.name: Identity(source) for source in sources if source.cookie_name
+        }
         self._by_name = {source.name: source for source in sources}
         self.names = [source.name for source in sources]
         self.origins = {origin for source in sources for origin in source.origins}

@@ -22,6 +22,7 @@ from collector.event import Envelope, Refusal, encode_envelope
 from collector.ingest.address import Proxies, plain
 from collector.ingest.auth import Sources, key_of_basic
 from collector.ingest.body import InFlight, receive, too_large, unzip
+from collector.ingest.cookies import ad_cookies
 from collector.ingest.cors import Cors
 from collector.ingest.decode import REFUSED_DATA_BYTES, Decoded, Decoder
 from collector.ingest.protocol import Request
@@ -118,9 +119,22 @@ class Intake:
         envelope.device = click or (source.kind == "browser" and not by_server)
         envelope.image = request.method == "GET" and not click
         envelope.sound = not decoded.problems
-        envelope.gpc = envelope.device and request.message.headers.get("Sec-GPC") == "1"
+        if envelope.device:
+            self._visit(request, source, envelope, click=click)
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)
         return self.journal.append(frame)
+
+    def _visit(
+        self, request: Request, source: SourceSettings, envelope: Envelope, *, click: bool
+    ) -> None:
+        """Put into *envelope* what the person's browser says of the person."""
+        headers = request.message.headers
+        envelope.gpc = gpc = headers.get("Sec-GPC") == "1"
+        if source.ad_cookies and "Cookie" in headers:
+            envelope.cookies = ad_cookies(request.headers("Cookie"), gpc=gpc)
+        identity = self.sources.identities.get(source.name)
+        if identity is not None:
+            identity.visit(request, envelope, click=click)
 
     def _envelope(
         self, request: Request, source: str, call: str, body: bytes, refusals: list[Refusal]

@@ -73,7 +73,16 @@ class Reply:
 class Request:
     """One request as handlers see it: the parsed head, and the body's stream."""
 
-    __slots__ = ("_task", "content", "message", "path", "protocol", "query_string", "received_at")
+    __slots__ = (
+        "_task",
+        "content",
+        "cookie_line",
+        "message",
+        "path",
+        "protocol",
+        "query_string",
+        "received_at",
+    )
 
     def __init__(
         self, message: RawRequestMessage, content: StreamReader, protocol: "Connection"
@@ -82,6 +91,7 @@ class Request:
         self.content = content
         self.protocol = protocol
         self._task: Any = None  # the server sets and clears it
+        self.cookie_line = b""  # a header line of the answer, if there is one
         target = message.path
         if not target.startswith("/"):  # absolute form, as sent to a proxy
             target = message.url.raw_path_qs

@@ -10,20 +10,14 @@ we signed ourselves.
 
 Machines that follow links, scanners of mail gateways above all, are redirected like everybody (who
 blocks them harms delivery), and their clicks carry `context.isBot`, `properties.machine_click` and
-`properties.machine_reason`:
-
-    head        a HEAD request
-    prefetch    Purpose, X-Purpose, X-Moz or Sec-Purpose say that nobody asked for it yet
-    no_agent    no user agent
-    agent       a user agent of a machine: see refine/agents.py
+`properties.machine_reason`, a word of machines.py.
 
 Shapes   the click is a track event with `link_url` among its properties; utm_ parameters of the
          target become context.campaign, click ids of ad networks context.clickIds.
 Errors   none that are answered otherwise than by 302 or 404.
-Source   Segment, "Spec: V2 Email"; Fetch and Prefetch standards for the headers
+Source   Segment, "Spec: V2 Email"
 """
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -34,14 +28,12 @@ from collector import metrics
 from collector.errors import BadRequest, CollectorError
 from collector.ingest.intake import Intake
 from collector.ingest.links import PATH, Link, Links
+from collector.ingest.machines import machine_of
 from collector.ingest.protocol import Reply, Request
 from collector.ingest.senders.base import Methods, Sender
-from collector.refine.agents import AGENT_CHARS, is_bot
 from collector.refine.campaign import read
 
 CALL: Final = "track"
-PURPOSES: Final = ("Purpose", "Sec-Purpose", "X-Purpose", "X-Moz")
-UNASKED: Final = ("prefetch", "prerender", "preview")
 
 # No cache keeps it, no search engine lists it, and the target does not learn where it stood.
 PRIVATE: Final = (
@@ -137,17 +129,3 @@ def event_of(link: Link, request: Request, machine: str | None) -> dict[str, Any
     if context:
         event["context"] = context
     return event
-
-
-def machine_of(request: Request) -> str | None:
-    """Why it was no person who followed the link, or None if nothing says so."""
-    if request.method == "HEAD":
-        return "head"
-    headers: Mapping[str, str] = request.message.headers
-    for name in PURPOSES:
-        if (purpose := headers.get(name)) and any(word in purpose.lower() for word in UNASKED):
-            return "prefetch"
-    agent = headers.get("User-Agent", "").strip()
-    if not agent:
-        return "no_agent"
-    return "agent" if is_bot(agent[:AGENT_CHARS]) else None

@@ -180,7 +180,8 @@ class Ingest:
         except MemoryError:
             detail = "the collector has no memory for this now: resend later, or smaller batches"
             return self._refused(request, Busy("out_of_memory", detail))
-        return Sent(request, reply, self._cors.headers(request))
+        more = self._cors.headers(request)
+        return Sent(request, reply, more + request.cookie_line if request.cookie_line else more)
 
     def _refused(self, request: Request, error: CollectorError) -> Sent:
         metrics.refused.labels(error.code).inc()

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from collector.event import BRIEF_CHARS
@@ -15,6 +16,10 @@ PostPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$")]
 # Shorter ones are not measured; longer ones would not fit into an index.
 TextBytes = Annotated[int, Meta(ge=4 * BRIEF_CHARS, le=2_000)]
 Rate = Annotated[float, Meta(ge=0, le=1)]
+CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
+CookieDomain = Annotated[str, Meta(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)+)?$")]
+CookieDays = Annotated[int, Meta(ge=1, le=400)]
+CookieOn = Literal["script", "pixel", "redirect"]
 Secret = Annotated[str, Meta(min_length=16, max_length=512)]
 BaseUrl = Annotated[str, Meta(pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9_.~-]+)*/?)?$")]
 
@@ -27,6 +32,15 @@ class SourceSettings(Section, frozen=True, kw_only=True):
     kind: Literal["browser", "server"] = "browser"
     origins: list[str] = []  # web origins that may send; empty allows any, without credentials
     snowplow_app_ids: list[AppId] = []  # Snowplow's trackers send no key: their apps
+    cookie_name: CookieName = ""  # the identity cookie; empty: none
+    cookie_domain: CookieDomain = ""  # such as shop.example; empty: the host that is asked
+    cookie_days: CookieDays = 400  # from each request on; browsers keep none for longer
+    cookie_on: list[CookieOn] = msgspec.field(
+        default_factory=lambda: ["script", "pixel", "redirect"]  # what sets it
+    )
+    cookie_consent: list[str] = []  # categories that have to be granted before it is set
+    cookie_wins: bool = True  # over the anonymousId of an event
+    ad_cookies: bool = True  # cookies of ad networks that arrive are kept in context
 
 
 class IngestSettings(Section, frozen=True, kw_only=True):

@@ -54,8 +54,10 @@ def extra(draft: Draft, unknown: dict[str, Raw]) -> None:
             members.append(b'"channel":' + bytes(wire.channel))
     else:
         members += [_encode(name) + b":" + bytes(value) for name, value in unknown.items()]
-    if draft.flags:
-        notes: dict[str, object] = {"flags": draft.flags}
+    if draft.flags or draft.claims:
+        notes: dict[str, object] = {"flags": draft.flags} if draft.flags else {}
+        if draft.claims:
+            notes["claims"] = draft.claims
         if "clock_unusable" in draft.flags:
             times = ("timestamp", "originalTimestamp", "sentAt")
             notes["times"] = {t: v[:100] for t in times if (v := getattr(wire, t))}

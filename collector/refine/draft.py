@@ -102,6 +102,7 @@ class Draft(msgspec.Struct, gc=False):
     event: Event
     members: list[bytes] = []  # to append to `context`
     flags: list[str] = []  # kept under extra.collector.flags
+    claims: dict[str, object] = {}  # what was said and is not believed: extra.collector.claims
 
 
 def extend(text: bytes | None, members: list[bytes]) -> bytes:

@@ -31,11 +31,12 @@ from collector.refine.client import client
 from collector.refine.clock import clock
 from collector.refine.consent import consent
 from collector.refine.content import content, context_of, extra
+from collector.refine.cookies import cookies
 from collector.refine.draft import NO_CONTEXT, Call, Context, Draft, OddContext, StrictWireEvent
 from collector.refine.ids import ids
 from collector.refine.problem import Limits, problem_of
 
-STEPS = (ids, clock, client, campaign, consent, content)
+STEPS = (ids, clock, client, campaign, consent, cookies, content)
 
 
 class _StrictBatch(Beside, gc=False, kw_only=True):

@@ -90,6 +90,7 @@ def test_no_page_may_send_it_by_script() -> None:
 def test_frames_of_before_are_still_read() -> None:
     envelope = Envelope("shop", "track", 1, bytes(16), b'{"event":"E"}', True, gpc=True)
     members = msgspec.msgpack.decode(encode_envelope(envelope))
+    del members[Envelope.__struct_fields__.index("gpc") + 1 :]  # what came after it
     assert members.pop() is True
     old = decode_envelope(msgspec.msgpack.encode(members))
     assert old.gpc is False
