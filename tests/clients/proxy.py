@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -30,12 +31,24 @@ class Proxy:
     """
     Passes requests on to a port of loopback, but for those that *faults* names by their number.
 
+    *method* is that of the requests which are counted, if not all are: browsers ask beforehand.
+    With *tls* it is reached by https.
+
     A collector that is not there looks as it would without a proxy: the connection breaks.
     """
 
-    def __init__(self, port: int, faults: Mapping[int, Fault] | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        faults: Mapping[int, Fault] | None = None,
+        method: str = "",
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._target = port
+        self._tls = tls
         self._faults = dict(faults or {})
+        self._method = f"{method} ".encode() if method else b""
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests = 0
@@ -46,10 +59,13 @@ class Proxy:
     @property
     def url(self) -> str:
         assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        where = "http://127.0.0.1" if self._tls is None else "https://localhost"
+        return f"{where}:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> "Proxy":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 20)
+        self._server = await asyncio.start_server(
+            self._connected, "127.0.0.1", 0, limit=1 << 20, ssl=self._tls
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -84,8 +100,10 @@ class Proxy:
         lines = head.decode("latin-1").lower().split("\r\n")
         length = next((line[15:] for line in lines if line.startswith("content-length:")), "0")
         data = head + await reader.readexactly(int(length))
-        self.requests += 1
-        fault = self._faults.pop(self.requests, None)
+        fault = None
+        if head.startswith(self._method):
+            self.requests += 1
+            fault = self._faults.pop(self.requests, None)
         if fault is not None and fault.status:
             answer = Answer(fault.status, list(fault.headers.items()), b"later, please")
         elif fault is not None and not fault.forward:

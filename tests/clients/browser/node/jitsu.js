@@ -1,0 +1,3 @@
+import { jitsuAnalytics } from '@jitsu/js'
+
+window.jitsuAnalytics = jitsuAnalytics
