@@ -160,7 +160,7 @@ class Courier:
                 while self.window.flying:
                     self._space.clear()
                     await self._space.wait()
-                await self._commit()
+                await self._commit(whole=True)
 
     def obey(self, state: str, revision: int) -> None:
         """Do what the courier's row says, unless it was read before our last commit."""
@@ -501,9 +501,9 @@ class Courier:
             await self._clock.sleep(COMMIT_SECONDS)
             await self._commit()
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, whole: bool = False) -> None:
         """Write down what has changed; returns when it is on disk."""
-        await self.logbook.commit(self.window, self.status)
+        await self.logbook.commit(self.window, self.status, whole=whole)
         if self._orders is not None and self.logbook.status == self._orders:
             self._orders = None
         self._space.set()

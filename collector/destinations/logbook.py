@@ -133,11 +133,13 @@ class Logbook:
 
     # --- commits -----------------------------------------------------------------------------
 
-    async def commit(self, window: Window, status: Callable[[], Status]) -> None:
-        """Write down what has changed; returns when it is on disk."""
+    async def commit(
+        self, window: Window, status: Callable[[], Status], *, whole: bool = False
+    ) -> None:
+        """Write down what has changed, *whole* as in `coverage`; returns when it is on disk."""
         async with self._turn:
             self.dirty.clear()
-            coverage = window.coverage()
+            coverage = window.coverage(whole=whole)
             runs = _joined(coverage, self._runs)
             change = self._change(window, coverage, runs, status())
             if change is not None:

@@ -309,8 +309,13 @@ class Window:
 
     # --- for the books -----------------------------------------------------------------------
 
-    def coverage(self) -> Coverage:
-        """What can be committed: all up to the first event that is under way without a row."""
+    def coverage(self, *, whole: bool = False) -> Coverage:
+        """
+        What can be committed: all up to the first event that is under way without a row.
+
+        Or the *whole* of it, with a run for whatever lies between such events: more to write, and
+        nothing that was settled is brought again.
+        """
         rows: list[Item] = []
         runs: dict[int, int] = {}
         position = None
@@ -322,7 +327,7 @@ class Window:
                     position = seq - 1
                 elif seq > last + 1:
                     runs[last + 1] = seq - 1
-                if item.state is State.FRESH or (item.state is State.FLYING and not item.marked):
+                if not whole and _is_under_way(item):
                     horizon = seq - 1
                 last = seq
             if _has_row(item) or (horizon is None and item.state is State.PARKED):
@@ -402,6 +407,10 @@ class Window:
 def _free(item: Item, token: object) -> bool:
     """Whether all before *item* are in the batch *token*."""
     return all(before.batch is token for before in item.prevs)
+
+
+def _is_under_way(item: Item) -> bool:
+    return item.state is State.FRESH or (item.state is State.FLYING and not item.marked)
 
 
 def _has_row(item: Item) -> bool:

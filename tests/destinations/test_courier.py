@@ -313,6 +313,28 @@ async def test_who_stops_waits_for_what_is_under_way_and_writes_it_down(hook: De
     await hook.assert_books_close(pending=0)
 
 
+async def test_what_is_delivered_before_a_stop_does_not_come_again_after_it(hook: Depot) -> None:
+    """Also where an earlier batch was not sent any more."""
+    courier = await hook.start()
+    courier.hold(held=False)
+    await hook.add(*users(40, 40))
+    await hook.advance(1.0)
+    batch = courier.window.take(hook.clock.now(), 5, 1_000)  # as another sender does
+    courier.hold(held=True)
+    await hook.until(lambda: len(hook.vendor.taken) == 35)
+    courier.hold(held=False)
+    for item in batch:
+        courier.window.restore(item)
+    await courier.stop(5.0)
+    await hook.crash()
+    await hook.assert_books_close(pending=5)
+    await hook.start()
+    await hook.settle()
+    assert set(hook.vendor.seen.values()) == {1}
+    assert len(hook.vendor.taken) == 40
+    await hook.assert_books_close(pending=0)
+
+
 async def test_without_the_lease_nothing_is_sent(hook: Depot) -> None:
     await hook.start()
     hook.courier.hold(held=False)

@@ -263,6 +263,19 @@ class WindowMachine(RuleBasedStateMachine):
         assert {item.seq for item in rows} == expected
 
     @invariant()
+    def the_whole_of_it_is_true_as_well(self) -> None:
+        position, horizon, rows, runs = self.window.coverage(whole=True)
+        assert position == min(self.events, default=self.window.read_to + 1) - 1
+        assert horizon == self.window.read_to
+        listed = {seq for first, last in runs.items() for seq in range(first, last + 1)}
+        assert listed == {seq for seq in self.settled if seq > position}
+        assert {item.seq for item in rows} == {
+            plain.seq
+            for plain in self.events.values()
+            if (plain.marked if plain.flying else not self.is_fresh(plain))
+        }
+
+    @invariant()
     def somebody_is_told_when_to_look_again(self) -> None:
         """Nothing is stuck: what does not go now waits for a time, or for one that is in flight."""
         if self.events and not any(plain.flying for plain in self.events.values()):
