@@ -5,6 +5,7 @@ Whether they work on a fresh machine, only a fresh machine shows: `make run` in 
 """
 
 import fnmatch
+import json
 import re
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from packaging.version import Version
 REPOSITORY = Path(__file__).parents[1]
 UNIT = REPOSITORY / "systemd" / "collector.service"
 DOCKERFILE = REPOSITORY / "Dockerfile"
+SDK = REPOSITORY / "scripts" / "sdk.mjs"
+BROWSER = REPOSITORY / "docs" / "senders" / "browser.md"
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;]+)((?: ; [^\\]+)?) \\$")
 HASH = re.compile(r"^    --hash=sha256:[0-9a-f]{64}( \\)?$")
@@ -112,7 +115,9 @@ def test_what_builds_the_project_is_locked() -> None:
 # --- Scripts -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", ["scripts/venv", "scripts/debian", "scripts/fuzz", "scripts/sdk", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/venv", "scripts/debian", "scripts/fuzz", "scripts/sdk", ".ci/run"]
+)
 def test_a_script_can_be_read_by_its_shell(script: str) -> None:
     path = REPOSITORY / script
     assert path.stat().st_mode & 0o111
@@ -163,6 +168,36 @@ def test_what_to_do_next_shows_no_secret_and_leaves_complaints_to_the_collector(
     assert 'curl -u "$WRITE_KEY:"' in shown
     assert "export COLLECTOR_STORE_DSN=" in shown
     assert welcome(COLLECTOR_INGEST_PORT="geheim") == ""
+
+
+# --- analytics.js -------------------------------------------------------------------------------
+
+
+def test_the_script_that_is_served_is_the_one_that_is_tested() -> None:
+    (version,) = re.findall(r"^const VERSION = '(.+)'$", SDK.read_text(), re.M)
+    (integrity,) = re.findall(r"^const INTEGRITY = '(.+)'$", SDK.read_text(), re.M)
+    lock = REPOSITORY / "tests" / "clients" / "browser" / "node" / "package-lock.json"
+    package = json.loads(lock.read_text())["packages"]["node_modules/@segment/analytics-next"]
+    assert (version, integrity) == (package["version"], package["integrity"])
+    shown = re.findall(r"-(\d+\.\d+\.\d+)\.(?:min\.)?js", BROWSER.read_text())
+    assert set(shown) == {version}
+
+
+def test_a_script_with_another_hash_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "other.tgz").write_bytes(b"something else")
+    command = [program("node"), SDK, tmp_path / "sdk", tmp_path / "other.tgz"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode != 0
+    assert "has the hash sha512-" in ended.stderr
+    assert not (tmp_path / "sdk").exists()
+
+
+@pytest.mark.parametrize("lock", ["browser/node", "node"])
+def test_packages_from_npm_are_locked_with_hashes_and_no_address(lock: str) -> None:
+    text = (REPOSITORY / "tests" / "clients" / lock / "package-lock.json").read_text()
+    packages = json.loads(text)["packages"]
+    assert [name for name, package in packages.items() if name and "integrity" not in package] == []
+    assert "resolved" not in text
 
 
 # --- Container ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Pixel: events as image addresses, for mails and for people who write HTML by han
     GET /v1/pixel/{track,page,screen,identify,group,alias}?data=<base64 of one event in JSON>
     GET /v1/pixel/{…}?writeKey=…&userId=…&event=…&properties.subject=…
     GET /px.gif?wk=…&e=Email%20Opened&uid=…&p.subject=…
+    GET /lib/line.gif?…                        as px.gif, which blockers know
 
 Always answers 200 with a transparent 1x1 GIF that nothing may cache, whatever is wrong, so that
 no mail program shows a broken image. What became of the event is in the header X-Collector:

@@ -104,6 +104,7 @@ class Ingest:
         self._route(f"{base}/health", "GET", self._health)
         self._route(f"{base}/v1/m", "POST", self._sdk.metrics)
         self._image(f"{base}/px.gif", pixel.handler(None))
+        self._image(f"{base}/lib/line.gif", pixel.handler(None))  # a name that says nothing
         for name, call in CALLS.items():
             self._route(f"{base}/v1/{name}", "POST", tracking.handler(call))
         for call in ("track", "page", "screen", "identify", "group", "alias"):

@@ -203,3 +203,14 @@ async def test_a_source_with_listed_origins_keeps_its_script_to_them(
     assert [v for n, v in listed.headers if n == "Vary"] == ["Accept-Encoding", "Origin"]
     other = await edge.get("/lib/demo/core.js", {"Origin": "https://other.example"})
     assert (other.status, other.body[:23]) == (403, b"/* origin_not_allowed: ")
+
+
+async def test_the_image_of_the_neutral_name_is_the_pixel(served: Edge) -> None:
+    answer = await served.get("/x/lib/line.gif?wk=demo&e=Seen&aid=a&p.n=1")
+    assert (answer.status, answer.header("Content-Type")) == (200, "image/gif")
+    assert answer.header("X-Collector") == "stored"
+    event = await served.event()
+    assert (event.event, event.anonymous_id) == ("Seen", "a")
+    assert (await served.get("/x/lib/line.gif?wk=typo")).header(
+        "X-Collector"
+    ) == "unknown_write_key"

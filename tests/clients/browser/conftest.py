@@ -29,6 +29,7 @@ ARGUMENTS = """
 KEYS = """
 calls single burst batches trouble batches-trouble kill offline links buttons closed snippet segment
 parts batched-links cut strict frame blocked credentials plain rudder rudder-batch jitsu
+pixels consent bundle
 """
 
 

@@ -12,7 +12,7 @@ from tests.process import CollectorProcess
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 BATCHING = {"strategy": "batching", "config": {"size": 10, "timeout": 30_000}}
-CLICKS, CLICKS_LONG = 20, 250  # the latter with --long
+CLICKS, CLICKS_LONG = 10, 250  # the latter with --long
 # A link to the next page, and the click on it as an event: by the SDK's own helper.
 LINK = """
 const n = Number(new URLSearchParams(location.search).get('n'))
