@@ -1,16 +1,14 @@
 """@segment/analytics-node, unmodified: what it reports as sent is stored, once, as it was said."""
 
 import asyncio
-import hashlib
 import json
-import shutil
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.clients.npm import installed
 from tests.clients.proxy import LOSE_ANSWER, LOSE_REQUEST, Proxy, says
 from tests.expected import kept, moment
 from tests.process import CollectorProcess
@@ -26,40 +24,12 @@ COLUMNS = {
     "previousId": "previous_id",
 }
 NO_EXTRA = {"type", "messageId", "timestamp", "context", "properties", "traits", "integrations"}
-NPM_SECONDS = 90
 
 
 @pytest.fixture(scope="module")
 def program(pytestconfig: pytest.Config) -> Path:
-    """The program with its packages, as the lock file pins them, in pytest's cache directory."""
-    npm = shutil.which("npm")
-    if shutil.which("node") is None or npm is None:
-        pytest.skip("Node and npm are not there: they are wanted for an SDK from npm")
-    files = [SOURCE / name for name in ("package.json", "package-lock.json", "segment_node.mjs")]
-    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:16]
-    directory = pytestconfig.cache.mkdir("node-clients") / digest
-    if not (directory / "complete").exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            shutil.copy(file, directory)
-        arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        try:
-            done = subprocess.run(
-                [npm, *arguments],
-                cwd=directory,
-                capture_output=True,
-                timeout=NPM_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"npm brought no packages within {NPM_SECONDS} s")
-        if done.returncode:
-            said = done.stderr.decode()
-            assert not any(word in said for word in ("EUSAGE", "EINTEGRITY", "EBADENGINE")), said
-            codes = [line.split()[-1] for line in said.splitlines() if " code " in line]
-            pytest.skip(f"npm could not bring the packages: {' '.join(codes) or 'no reason given'}")
-        (directory / "complete").touch()
-    return directory / "segment_node.mjs"
+    """The program beside its packages."""
+    return installed(pytestconfig, SOURCE, "node-clients") / "segment_node.mjs"
 
 
 async def drive(program: Path, host: str, output: Path, count: int, pause_ms: int) -> Any:

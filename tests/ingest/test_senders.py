@@ -132,6 +132,16 @@ async def test_what_a_server_sends_has_no_persons_address(make_edge: MakeEdge) -
     assert by_server.context is None
 
 
+@pytest.mark.parametrize(("policy", "kept"), [("keep", True), ("remove", False), ("x", False)])
+async def test_a_page_may_ask_that_no_address_be_kept(
+    make_edge: MakeEdge, policy: str, kept: bool
+) -> None:
+    edge = await make_edge([PAIR])
+    headers = {"X-Write-Key": "id:secret", "X-IP-Policy": policy}
+    await edge.post("/api/s/track", JITSU, headers, key=None)
+    assert ((await edge.event()).context is not None) is kept
+
+
 async def test_a_masked_key_in_the_body_is_not_asked(make_edge: MakeEdge) -> None:
     edge = await make_edge([PAIR])
     for masked in ("id:***", "***", "demo"):
