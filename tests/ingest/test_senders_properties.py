@@ -2,6 +2,7 @@
 # ruff: noqa: PT017  most inputs are refused, and some are not
 
 import json
+import random
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +18,9 @@ from collector.ingest.senders.customerio.operations import operate
 from collector.ingest.senders.customerio.person import Person
 from collector.ingest.senders.members import Invalid, read
 from collector.refine import refine
+from tests.edge import Edge
 from tests.fuzz.targets import LIMITS, SETTINGS, check_decoded, finished, tracker
+from tests.rawhttp import basic, encode
 from tests.strategies import any_bodies, anything, members, quoted, valid
 
 # --- Customer.io ---------------------------------------------------------------------------------
@@ -131,3 +134,52 @@ def test_whatever_a_tracker_says_is_an_event_or_refused_on_purpose(sent: dict[st
 def test_whatever_bytes_come_to_a_tracker_they_are_read_or_refused(body: bytes) -> None:
     tracker(b"{" + body)
     tracker(body)
+
+
+# --- over HTTP -----------------------------------------------------------------------------------
+
+PATHS = (
+    *("/sourceConfig", "/rsaMetrics", "/beacon/v1/batch", "/pixel/v1/track", "/pixel/v1/page"),
+    *("/api/s/track", "/api/s/s2s/alias", "/b", "/projects/{}/settings", "/i"),
+    *("/cio/v1/projects/{}/settings", "/com.snowplowanalytics.snowplow/tp2", "/api/v2/batch"),
+    *("/api/v1/customers/{}", "/api/v1/customers/{}/events", "/api/v1/customers/{}/devices/{}"),
+    *("/api/v1/customers/{}/suppress", "/api/v1/events", "/api/v1/merge_customers"),
+    *("/api/v1/push/events", "/api/v1/segments/{}/add_customers", "/api/v2/entity"),
+    *("/api/v1/accounts/region", "/api/v1/customers/{}/devices", "/api/v1/metrics"),
+)
+SEGMENTS = ("u", "demo", "%2F", "%00", "%FF%FE", "a" * 600, "%", "%zz", "..", "cio_1", "%D8%00")
+QUERIES = ("", "?", "?writeKey=demo", "?e=pv&aid=demo", "?view=ad", "?id_type=%00", "?%FF=%FF&&=")
+BODIES = (
+    *(b"", b"{", b"null", b"[]", b"{}", b"5", b"\xff\xfe", b"[" * 500, b'"\\ud800"'),
+    *(b'{"batch":[{},5,null]}', b'{"data":[{},5,null,{"e":"pv","aid":"demo"}]}', b"\0" * 9),
+    b'{"name":"E","type":{},"data":[],"id":[],"timestamp":{},"anonymous_id":1e999}',
+    b'{"type":"person","action":"merge","primary":{"id":{}},"secondary":null}',
+    b'{"type":"object","action":"identify","identifiers":[],"cio_relationships":[null]}',
+    b'{"device":{"id":"\\u0000","attributes":5},"ids":[null,[],1.5],"event":"\\ud800"}',
+)
+
+
+async def test_no_request_to_a_sender_is_a_failure_of_ours(edge: Edge) -> None:
+    dice = random.Random(7)
+    heads = (
+        {},
+        {"X-Write-Key": "demo"},
+        {"X-Write-Key": "demo:\udcff"},
+        {"Authorization": basic("demo")},
+        {"Authorization": "Basic %%%"},
+        {"Content-Encoding": "gzip", "X-Write-Key": "demo"},
+        {"SP-Anonymous": "\udcff", "X-IP-Policy": "\udcfe", "User-Agent": "Customer.io /\udcff/"},
+    )
+    for _ in range(600):
+        path = dice.choice(PATHS)
+        while "{}" in path:
+            path = path.replace("{}", dice.choice(SEGMENTS), 1)
+        method = dice.choice(("GET", "POST", "POST", "PUT", "DELETE", "HEAD", "OPTIONS"))
+        target = path + dice.choice(("", "", "/")) + dice.choice(QUERIES)
+        body = None if method in {"GET", "HEAD", "OPTIONS"} else dice.choice(BODIES)
+        request = encode(method, target, dice.choice(heads), body)
+        answer = await edge.send(request, head=method == "HEAD")
+        assert answer.status < 500, request
+        if answer.status >= 400 and method != "HEAD" and not path.startswith("/i"):
+            assert answer.json()["code"], request
+    assert await edge.results()
