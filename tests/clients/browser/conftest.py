@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Error, async_playwright
 
-from tests.clients.browser.shop import Shop
+from tests.clients.browser.shop import WWW, Shop
 from tests.clients.npm import installed, run
 from tests.conftest import PostgresServer
 from tests.process import CollectorProcess, free_port
@@ -34,7 +34,16 @@ pixels consent bundle
 
 
 @pytest.fixture(scope="session")
-def packages(pytestconfig: pytest.Config) -> Path:
+def program() -> str:
+    """Chromium, without which nothing else is wanted."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        pytest.skip("Chromium is not there: it is wanted for SDKs in a browser")
+    return found
+
+
+@pytest.fixture(scope="session")
+def packages(program: str, pytestconfig: pytest.Config) -> Path:
     """The packages, and in js/ the bundles that a shop would make of them."""
     directory = installed(pytestconfig, SOURCE, "browser-clients")
     if not (directory / "js").exists():
@@ -78,7 +87,10 @@ def collector(
     config = "[ingest]\ntrusted_proxies = ['127.0.0.1']\n"
     for key in KEYS.split():
         config += f"[[sources]]\nname = '{key}'\nwrite_key = '{key}'\n"
-    config += f"[[sources]]\nname = 'listed'\nwrite_key = 'listed'\norigins = ['{shop.url('')}']\n"
+    # Browsers keep a cookie that wants https only for localhost, where it comes without.
+    for key, host, cookie in (("listed", WWW, ""), ("visitor", "localhost", "sid")):
+        config += f"[[sources]]\nname = '{key}'\nwrite_key = '{key}'\n"
+        config += f"origins = ['{shop.url('', host)}']\ncookie_name = '{cookie}'\n"
     process = CollectorProcess(
         tmp_path_factory.mktemp("browser") / "data",
         postgres.dsn("browser"),
@@ -91,11 +103,8 @@ def collector(
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium(program: str) -> AsyncIterator[Browser]:
     """A headless Chromium, started once."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        pytest.skip("Chromium is not there: it is wanted for SDKs in a browser")
     async with async_playwright() as playwright:
         try:
             browser = await playwright.chromium.launch(

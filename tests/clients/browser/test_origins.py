@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from playwright.async_api import BrowserContext
+from playwright.async_api import Browser, BrowserContext
 
 from tests.clients.browser.shop import (
     OTHER,
@@ -14,6 +14,7 @@ from tests.clients.browser.shop import (
     rows,
     said,
 )
+from tests.edge import BROWSER
 from tests.process import CollectorProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -48,6 +49,8 @@ async def test_a_listed_page_may_send_its_cookies(
         assert_same(told, await rows(collector, "listed", len(told)))
     assert len(told) == 2
     assert any("_fbp=fb.1." in cookie for cookie in sent)
+    stored = await rows(collector, "listed", 2)
+    assert {row["context"]["clientIds"]["fbp"] for row in stored} == {cookie["value"]}
 
 
 async def test_a_page_that_is_not_listed_is_turned_away_with_and_without_credentials(
@@ -84,3 +87,35 @@ async def test_without_credentials_any_page_may_send_and_no_cookie_is_kept(
     kept = {(cookie["domain"], cookie["name"]) for cookie in await context.cookies()}
     assert {name for _, name in kept} == {"ajs_anonymous_id"}
     assert {domain for domain, _ in kept} == {".shop.test", ".other.test"}
+
+
+async def test_a_visitor_stays_the_same_when_the_browser_forgot_what_scripts_had_kept(
+    shop: Shop, collector: CollectorProcess, chromium: Browser
+) -> None:
+    """As Safari forgets after a week; the cookie that the server has set is still there."""
+    # A browser that calls itself headless is taken for a machine, and is given none.
+    context = await chromium.new_context(user_agent=BROWSER)
+    host = f"http://localhost:{collector.port}"
+    script = "call('track', 'Seen', { n: 1 })"
+    html = npm_page(host, "visitor", script, deliveryStrategy=WITH_COOKIES)
+    shop.put("/visitor", html)
+    page = await context.new_page()
+    claimed = []
+    for _ in range(2):
+        await page.goto(shop.url("/visitor", "localhost"))
+        (event,) = await said(page, 1)
+        claimed.append(event["anonymousId"])
+        await page.evaluate("localStorage.clear()")
+        await context.clear_cookies(name="ajs_anonymous_id")
+    await page.evaluate(
+        f"""new Promise((done) => {{
+          const image = new Image()
+          image.onload = done
+          image.src = '{host}/px.gif?wk=visitor&e=Seen'
+        }})"""
+    )
+    stored = await rows(collector, "visitor", 3)
+    assert claimed[0] != claimed[1]
+    assert [row["anonymous_id"] for row in stored] == [claimed[0]] * 3
+    assert [cookie["name"] for cookie in await context.cookies()] == ["sid"]
+    await context.close()
