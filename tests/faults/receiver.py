@@ -102,6 +102,14 @@ class Receiver:
                     ]
         return found
 
+    def latest(self, destination: str) -> float:
+        """When something came for *destination* last; 0 if nothing has."""
+        begin = f'["{destination}",'.encode()
+        for line in reversed(self.file.read_bytes().splitlines()):
+            if line.startswith(begin):
+                return float(line[len(begin) :].partition(b",")[0])
+        return 0.0
+
     def has(self, destination: str, id_: str) -> bool:
         """Whether the event *id_* came for *destination*."""
         begin, wanted = f'["{destination}",'.encode(), f'"{id_}"'.encode()
