@@ -31,8 +31,12 @@ def installed(config: pytest.Config, source: Path, name: str) -> Path:
     return directory
 
 
-def run(command: list[str], directory: Path) -> None:
-    """Run a *command* that asks npm's registry; the test skips if it is not to be had."""
+def run(command: list[str], directory: Path, *faults: str) -> None:
+    """
+    Run a *command* that asks npm's registry; the test skips if it is not to be had.
+
+    It fails if the command says one of *faults*.
+    """
     try:
         done = subprocess.run(
             command, cwd=directory, capture_output=True, timeout=NPM_SECONDS, check=False
@@ -41,6 +45,7 @@ def run(command: list[str], directory: Path) -> None:
         pytest.skip(f"npm brought no packages within {NPM_SECONDS} s")
     if done.returncode:
         said = done.stderr.decode()
-        assert not any(word in said for word in ("EUSAGE", "EINTEGRITY", "EBADENGINE")), said
+        faults = ("EUSAGE", "EINTEGRITY", "EBADENGINE", *faults)
+        assert not any(word in said for word in faults), said
         codes = [line.split()[-1] for line in said.splitlines() if " code " in line]
         pytest.skip(f"npm could not bring the packages: {' '.join(codes) or 'no reason given'}")
