@@ -9,6 +9,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
+from functools import partial
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ import uvloop
 from collector import __version__, checks, logs
 from collector.app import App
 from collector.cli.asking import config_option, dsn_in, fail, json_option, load_config
-from collector.config import unknown
+from collector.config import find, load, unknown
 from collector.errors import CollectorError
 
 STATUS_SECONDS = 5.0
@@ -61,7 +62,7 @@ def run(path: str | None) -> None:
     for name in unknown(config=config):
         click.echo(f"collector: {name} is set and is no setting", err=True)
     try:
-        uvloop.run(App(config).run())
+        uvloop.run(App(config, partial(load, find(path))).run())
     except CollectorError as exc:
         fail(exc)
 
@@ -131,6 +132,10 @@ def _table(facts: dict[str, Any]) -> str:
         f"journal   {journal['trouble'] or 'writable'}, {took}",
         f"postgres  {store['trouble'] or 'up'}, last seq {store['last_seq']:,}, {waited}",
     ]
+    if refused := facts["config"]["trouble"]:
+        lines.append(f"settings  refused, older ones are in force: {refused}")
+    if waiting := facts["config"]["restart_for"]:
+        lines.append(f"settings  changed, and wait for a restart: {', '.join(waiting)}")
     lines += [f"anomaly   {kind}: {count}" for kind, count in facts["anomalies"].items()]
     columns = (
         "source", "accepted", "stored", "duplicate", "rejected", "lost", "waiting", "missing",

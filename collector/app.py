@@ -9,8 +9,10 @@ App: builds every part from the config, and knows in which order they start and 
 import asyncio
 import gc
 import logging
+import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from collector import __version__, metrics
 from collector.admin import Admin, LinkMaker
 from collector.config import Config
 from collector.destinations.dispatch import Dispatch
+from collector.destinations.route import Kind
 from collector.ingest import Ingest
 from collector.journal import FileJournal
 from collector.refine import Limits
+from collector.reload import Reloader
 from collector.store import Store
 
 log = logging.getLogger(__name__)
@@ -33,14 +37,18 @@ GARBAGE_THRESHOLDS = (10_000, 20, 50)  # Python's own are 700, 10, 10
 class App:
     """One collector."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config] | None = None) -> None:
+        """*read* reads the settings again, when it is asked to (SIGHUP)."""
         self.config = config
+        self._read = read
+        self._reload = asyncio.Event()
         self.data_dir = Path(config.data_dir).absolute()
         self._accounts = metrics.Accounts()
         self._tasks: list[asyncio.Task[None]] = []
         self._started_at = time.time()
         self.journal: FileJournal
         self.ingest: Ingest
+        self.reloader: Reloader
         self.store: Store
         self.dispatch: Dispatch
         self.admin: Admin
@@ -56,7 +64,7 @@ class App:
             )
         limits = Limits(config.ingest.id_bytes_max, config.ingest.name_bytes_max)
         self.store = Store(config.store, self.data_dir, self.journal, limits)
-        kinds = {source.name: source.kind for source in config.sources}
+        kinds: dict[str, Kind] = {source.name: source.kind for source in config.sources}
         self.dispatch = Dispatch(
             config.destinations,
             self.store.postgres,
@@ -66,7 +74,10 @@ class App:
         )
         self.store.listener = self.dispatch.stored
         self.dispatch.publish(self._accounts)
-        self.ingest = Ingest(config.ingest, config.sources, self.journal, config.redirect)
+        self.ingest = Ingest(
+            config.ingest, config.sources, self.journal, config.redirect, config.limits
+        )
+        self.reloader = Reloader(self._read, config, self.ingest, kinds)
         self.admin = Admin(
             config.admin,
             self.journal.check_room,
@@ -88,6 +99,7 @@ class App:
         self._tasks = [
             asyncio.create_task(self._watch_lag(), name="lag"),
             asyncio.create_task(self._watch_journal(), name="watch"),
+            asyncio.create_task(self.reloader.serve(self._reload), name="reload"),
         ]
         # What lives as long as the process need not be looked at by the collector of garbage. Nor
         # need the thousands of events that couriers hold, each time a few hundred objects are new:
@@ -112,11 +124,18 @@ class App:
         metrics.REGISTRY.unregister(self._accounts)
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT, then stop in order."""
+        """Run until SIGTERM or SIGINT, then stop in order; SIGHUP reads the settings again."""
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
+        at_terminal = os.isatty(0)
+
+        def hang_up() -> None:
+            """Reload; or end, if it was the terminal that hung up."""
+            (ended if at_terminal and not os.isatty(0) else self._reload).set()
+
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
         await self.start()
         log.info(
             "The collector takes events",
@@ -144,6 +163,7 @@ class App:
             },
             "store": self.store.facts(),
             "destinations": self.dispatch.facts(),
+            "config": self.reloader.facts(),
             "anomalies": {
                 sample.labels["kind"]: int(sample.value)
                 for family in metrics.journal_anomalies.collect()

@@ -26,7 +26,7 @@ from msgspec import Meta
 from collector.admin import AdminSettings, is_loopback
 from collector.destinations import AnyDestination
 from collector.errors import ConfigError
-from collector.ingest import IngestSettings, RedirectSettings, SourceSettings
+from collector.ingest import IngestSettings, LimitSettings, RedirectSettings, SourceSettings
 from collector.journal import JournalSettings
 from collector.logs import LogSettings
 from collector.settings import Section, is_list, is_table, kinds
@@ -45,6 +45,7 @@ class Config(Section, frozen=True, kw_only=True):
     data_dir: Annotated[str, Meta(min_length=1)] = "data"  # journal, dedupe, embedded Postgres
     ingest: IngestSettings = IngestSettings()
     redirect: RedirectSettings = RedirectSettings()
+    limits: LimitSettings = LimitSettings()
     journal: JournalSettings = JournalSettings()
     store: StoreSettings = StoreSettings()
     admin: AdminSettings = AdminSettings()

@@ -122,9 +122,9 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     gpc: bool = False  # the person's browser objects to sale and sharing: Sec-GPC: 1
     anonymous_id: str | None = None  # of the identity cookie, for events without an id of their own
     anonymous_id_wins: bool = False  # and for those with another
-    cookies: dict[str, str] = {}  # of ad networks
+    cookies: dict[str, str] | None = None  # of ad networks
     public: bool = False  # by a key that everybody can read: not all that it says is believed
-    oldest: int = 0  # the earliest time that an event may say it happened
+    oldest: int | None = None  # the earliest time that an event may say it happened
 
 
 class Event(msgspec.Struct, gc=False):

@@ -82,6 +82,19 @@ ack_seconds = Spread(
     registry=REGISTRY,
 )
 
+# --- settings -------------------------------------------------------------------------------
+reloads = Counter(
+    "collector_config_reloads",
+    "Times that the settings were read again (SIGHUP): applied, or refused.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+config_refused = Gauge(
+    "collector_config_refused",
+    "1 while the settings that were read last are refused, and older ones in force.",
+    registry=REGISTRY,
+)
+
 # --- journal --------------------------------------------------------------------------------
 journal_bytes = Gauge("collector_journal_bytes", "What the journal takes.", registry=REGISTRY)
 journal_bytes_max = Gauge(

@@ -39,6 +39,7 @@ OTHERS: dict[str, Any] = {
     "ingest.sdk_metrics_sample_rate": 0.5,
     "redirect.secrets": ["sixteen characters", "and the one before"],
     "redirect.base_url": "https://shop.example/x",
+    "limits.unlimited": ["10.0.0.0/8"],
     "journal.disk_share_max": 0.25,
     "store.dsn": "postgresql://me@there/events?sslmode=require",
     "store.embedded.user": "nobody",

@@ -68,7 +68,7 @@ class Gate:
         self._sources = frozenset(settings.sources)
         self._sources_except = frozenset(settings.sources_except)
         self._name_passes = _name_filter(settings.events, settings.events_except)
-        self._kinds = dict(kinds)
+        self._kinds = kinds  # itself: a reload may change it
         self._categories = tuple(settings.consent)
         self._consent_required = settings.consent_required
         self._strategy = settings.consent_strategy

@@ -5,6 +5,11 @@ Knows neither Postgres nor any destination; puts all that refining needs into th
 """
 
 from collector.ingest.server import Ingest
-from collector.ingest.settings import IngestSettings, RedirectSettings, SourceSettings
+from collector.ingest.settings import (
+    IngestSettings,
+    LimitSettings,
+    RedirectSettings,
+    SourceSettings,
+)
 
-__all__ = ["Ingest", "IngestSettings", "RedirectSettings", "SourceSettings"]
+__all__ = ["Ingest", "IngestSettings", "LimitSettings", "RedirectSettings", "SourceSettings"]

@@ -25,6 +25,10 @@ class Sources:
     """The configured sources by write key."""
 
     def __init__(self, sources: Sequence[SourceSettings]) -> None:
+        self.use(sources)
+
+    def use(self, sources: Sequence[SourceSettings]) -> None:
+        """From now on these are the sources."""
         self._by_key = {source.write_key: source for source in sources}
         self._by_app_id = {app: source for source in sources for app in source.snowplow_app_ids}
         self.pairs = {key for key in self._by_key if ":" in key}

@@ -26,6 +26,7 @@ from collector.ingest.cookies import ad_cookies
 from collector.ingest.cors import Cors
 from collector.ingest.decode import REFUSED_DATA_BYTES, Decoded, Decoder
 from collector.ingest.protocol import Request
+from collector.ingest.rates import Rates
 from collector.ingest.settings import IngestSettings, SourceSettings
 from collector.journal import Frame, Journal
 
@@ -33,13 +34,17 @@ log = logging.getLogger(__name__)
 
 TEXT_CHARS = 2048  # of a user agent or referrer, so much is kept
 REQUEST_ID_CHARS = 200
+DAY = 86_400_000_000  # microseconds
 
 
 class Intake:
     """The way into the journal that all protocols share."""
 
-    def __init__(self, settings: IngestSettings, sources: Sources, journal: Journal) -> None:
+    def __init__(
+        self, settings: IngestSettings, sources: Sources, rates: Rates, journal: Journal
+    ) -> None:
         self.settings = settings
+        self.rates = rates
         self.sources = sources
         self.cors = Cors(sources)
         self.decoder = Decoder(settings)
@@ -52,14 +57,16 @@ class Intake:
         self._kept_since = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def check_url(self, request: Request) -> None:
-        """Raise BadRequest for an address that is too long to be kept."""
+    def admit(self, request: Request) -> None:
+        """Raise BadRequest for too long an address to be kept, Busy for one that asks too often."""
         if len(request.path) + len(request.query_string) > self.settings.url_bytes_max:
             raise BadRequest("url_too_large", "the address is too long: use POST", status=414)
+        if self.rates.by_address:
+            self.rates.admit(self.address(request))
 
     async def body(self, request: Request) -> "Body":
         """The request's body, unzipped; the caller releases it when it is done."""
-        self.check_url(request)
+        self.admit(request)
         self.journal.check_room()
         settings = self.settings
         announced = request.content_length
@@ -83,6 +90,13 @@ class Intake:
         body.data = raw
         metrics.body_bytes.inc(len(raw))
         return body
+
+    def address(self, request: Request) -> str | None:
+        """The address of who asks, seen through the proxies that are trusted."""
+        peer = request.peer
+        if self.proxies.trusts(peer):
+            return self.proxies.client(request.headers("X-Forwarded-For"), plain(peer))
+        return plain(peer)
 
     def key(self, request: Request, parameters: dict[str, str] | None) -> str | None:
         """The write key outside the body, if there is one."""
@@ -115,23 +129,31 @@ class Intake:
         *by_server* says that no person's own device sent it, whatever kind the source is of;
         *click* that one did, which followed a link.
         """
+        if source.events_per_second:
+            self.rates.charge(source, decoded.events)
         envelope = self._envelope(request, source.name, call, decoded.body, decoded.refusals)
-        envelope.device = click or (source.kind == "browser" and not by_server)
-        envelope.image = request.method == "GET" and not click
         envelope.sound = not decoded.problems
-        if envelope.device:
-            self._visit(request, source, envelope, click=click)
+        browser = source.kind == "browser"
+        if browser and not click:
+            envelope.public = True
+            if source.timestamp_days_max:
+                envelope.oldest = request.received_at - source.timestamp_days_max * DAY
+        envelope.image = request.method == "GET" and not click
+        if click or (browser and not by_server):
+            headers = request.message.headers
+            envelope.device = True
+            envelope.gpc = headers.get("Sec-GPC") == "1"
+            if source.cookie_name or "Cookie" in headers:
+                self._visit(request, source, envelope, click=click)
         frame = Frame(encode_envelope(envelope), source.name, decoded.events)
         return self.journal.append(frame)
 
     def _visit(
         self, request: Request, source: SourceSettings, envelope: Envelope, *, click: bool
     ) -> None:
-        """Put into *envelope* what the person's browser says of the person."""
-        headers = request.message.headers
-        envelope.gpc = gpc = headers.get("Sec-GPC") == "1"
-        if source.ad_cookies and "Cookie" in headers:
-            envelope.cookies = ad_cookies(request.headers("Cookie"), gpc=gpc)
+        """Put into *envelope* what the browser's cookies say of the person."""
+        if source.ad_cookies:
+            envelope.cookies = ad_cookies(request.headers("Cookie"), gpc=envelope.gpc) or None
         identity = self.sources.identities.get(source.name)
         if identity is not None:
             identity.visit(request, envelope, click=click)

@@ -88,7 +88,7 @@ class Pixel:
         source_name = ""
         sent = None
         try:
-            intake.check_url(request)
+            intake.admit(request)
             # Of the usual address nothing but its data need be taken apart.
             plain = call is not None and "&" not in request.query_string
             parameters = {} if plain else request.query()

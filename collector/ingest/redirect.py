@@ -95,7 +95,7 @@ class Redirect(Sender):
         intake = self._intake
         machine = machine_of(request)
         try:
-            intake.check_url(request)
+            intake.admit(request)
             source = intake.sources.named(link.source)
             body = _encode(event_of(link, request, machine))
             decoded = await intake.decoder.decode(body, CALL)

@@ -29,10 +29,16 @@ from collector.ingest.intake import Intake
 from collector.ingest.links import Links
 from collector.ingest.pixel import Pixel, gif
 from collector.ingest.protocol import Reply, Request, Sent
+from collector.ingest.rates import Rates
 from collector.ingest.redirect import Redirect
 from collector.ingest.sdk import Sdk
 from collector.ingest.senders import Handler, make_senders
-from collector.ingest.settings import IngestSettings, RedirectSettings, SourceSettings
+from collector.ingest.settings import (
+    IngestSettings,
+    LimitSettings,
+    RedirectSettings,
+    SourceSettings,
+)
 from collector.ingest.tracking import CALLS, Tracking
 from collector.journal import Journal
 
@@ -77,10 +83,13 @@ class Ingest:
         sources: Sequence[SourceSettings],
         journal: Journal,
         redirect: RedirectSettings | None = None,
+        limits: LimitSettings | None = None,
     ) -> None:
         self.settings = settings
         self.links = Links(redirect or RedirectSettings())
-        self._intake = Intake(settings, Sources(sources), journal)
+        self._intake = Intake(
+            settings, Sources(sources), Rates(limits or LimitSettings(), sources), journal
+        )
         self.sources = self._intake.sources
         self._cors = self._intake.cors
         self._journal = journal
@@ -98,6 +107,17 @@ class Ingest:
         for base in dict.fromkeys(("", settings.path_prefix, settings.neutral_path_prefix)):
             self._bases.append(base)
             self._add_routes(base)
+
+    def reload(
+        self,
+        sources: Sequence[SourceSettings],
+        redirect: RedirectSettings,
+        limits: LimitSettings,
+    ) -> None:
+        """From the next request on use these; ConfigError if they cannot be used, and none is."""
+        self._intake.rates.use(limits, sources)
+        self.sources.use(sources)
+        self.links.use(redirect)
 
     def _add_routes(self, base: str) -> None:
         tracking, pixel = self._tracking, Pixel(self._intake)

@@ -1,4 +1,4 @@
-"""Settings of the ingest port, of the sources that may send to it, and of click links."""
+"""Settings of the ingest port, of the sources that may send to it, of click links and limits."""
 
 from typing import Annotated, Literal
 
@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from collector.event import BRIEF_CHARS
-from collector.settings import Bytes, Count, Port, Seconds, SecondsOrNone, Section
+from collector.settings import Bytes, Count, CountOrNone, Port, Seconds, SecondsOrNone, Section
 
 Prefix = Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9_.~-]+)*$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -20,6 +20,7 @@ CookieName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,64}$")]
 CookieDomain = Annotated[str, Meta(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)+)?$")]
 CookieDays = Annotated[int, Meta(ge=1, le=400)]
 CookieOn = Literal["script", "pixel", "redirect"]
+PerSecond = Annotated[float, Meta(ge=0, le=1e9)]
 Secret = Annotated[str, Meta(min_length=16, max_length=512)]
 BaseUrl = Annotated[str, Meta(pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9_.~-]+)*/?)?$")]
 
@@ -41,6 +42,9 @@ class SourceSettings(Section, frozen=True, kw_only=True):
     cookie_consent: list[str] = []  # categories that have to be granted before it is set
     cookie_wins: bool = True  # over the anonymousId of an event
     ad_cookies: bool = True  # cookies of ad networks that arrive are kept in context
+    timestamp_days_max: CountOrNone = 0  # older events of a browser key count as of now; 0: none
+    events_per_second: PerSecond = 0.0  # of this key; 0: as many as there are
+    events_burst: Count = 10_000  # at once, after a silence
 
 
 class IngestSettings(Section, frozen=True, kw_only=True):
@@ -77,3 +81,12 @@ class RedirectSettings(Section, frozen=True, kw_only=True):
 
     secrets: list[Secret] = []  # the first signs, all of them verify; better from a file
     base_url: BaseUrl = ""  # what stands in front of /r/ where links are made
+
+
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """How often one address may ask. What a key may send stands at its source."""
+
+    address_requests_per_second: PerSecond = 0.0  # 0: as often as it likes
+    address_requests_burst: Count = 200  # at once, after a silence
+    addresses_max: Count = 65_536  # remembered
+    unlimited: list[str] = []  # addresses or networks of servers of one's own

@@ -5,7 +5,11 @@ Address, user agent and page are taken from the request only when the person's o
 a server's address is never the person's. A source of kind browser may still be used by a server
 SDK (the default source is), so an event that a server library wrote is left alone.
 
-Shapes   members of `context`; what the SDK sent stays, `0.0.0.0` included.
+With a key that everybody can read, the address that an event names is anybody's claim: the one
+that asked takes its place, or none if that was a server's, and `ip_replaced` flags it. What was
+written stays in `extra.collector.claims`.
+
+Shapes   members of `context`; what the SDK sent otherwise stays, `0.0.0.0` included.
 Source   Segment, "Spec: Common Fields": ip is filled in for client-side libraries only;
          `context.direct` asks for it in plain HTTP calls.
 """
@@ -37,6 +41,8 @@ SERVER_LIBRARIES = frozenset(
 )
 
 
+UNRECORDED = frozenset({b"null", b'""', b'"0.0.0.0"', b'"::"'})  # asks for none to be kept
+CLAIM_BYTES = 100
 LIBRARY_BYTES = 1_000  # a longer description is not remembered
 
 
@@ -51,6 +57,8 @@ _decode_library = msgspec.json.Decoder(_Library).decode
 def client(draft: Draft) -> None:
     """Fill in ip, user agent and page from the request."""
     call, context = draft.call, draft.context
+    if context.ip is not NOTHING and call.envelope.public and bytes(context.ip) not in UNRECORDED:
+        _disbelieve(draft)
     if not call.envelope.device and bytes(context.direct) != b"true":
         return
     if context.library is not NOTHING and by_server(bytes(context.library)):
@@ -61,6 +69,18 @@ def client(draft: Draft) -> None:
         draft.members.append(call.agent)
     if context.page is UNSET and call.page:
         draft.members.append(call.page)
+
+
+def _disbelieve(draft: Draft) -> None:
+    """Put the address that asked in the place of the one that was written."""
+    call, context = draft.call, draft.context
+    written = bytes(context.ip)[:CLAIM_BYTES].decode(errors="replace").strip('"')
+    draft.flags = [*draft.flags, "ip_replaced"]
+    draft.claims = draft.claims | {"ip": written}
+    persons = call.envelope.device and not (
+        context.library is not NOTHING and by_server(bytes(context.library))
+    )
+    draft.members.append(call.ip if persons and call.ip else b'"ip":null')
 
 
 def by_server(text: bytes) -> bool:

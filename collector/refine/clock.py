@@ -7,10 +7,13 @@ Without a usable sentAt there is no skew to remove, and the sender's time stands
 gives originalTimestamp and timestamp both (RudderStack's SDKs) names with the latter the time it
 means: that one stands as it is.
 
+A key that everybody can read tells nothing of long ago: an earlier time than `Envelope.oldest` is
+replaced by the time of receipt and flagged `timestamp_too_old`.
+
 Shapes   times come as ISO 8601 with or without zone (then UTC), or as numbers in text.
 Units    microseconds since 1970, UTC.
-Errors   none: an unusable time falls back to receivedAt and is flagged `clock_unusable`; its text
-         stays in `extra.collector`.
+Errors   none: an unusable time falls back to receivedAt and is flagged `clock_unusable`. What was
+         written stays in `extra.collector.times`.
 Source   Segment, "Spec: Common Fields", section Timestamps
 """
 
@@ -27,6 +30,14 @@ MILLISECONDS_FROM = 100_000_000_000  # as seconds that is the year 5138
 
 def clock(draft: Draft) -> None:
     """Set timestamp, original_timestamp and sent_at."""
+    _tell(draft)
+    event, oldest = draft.event, draft.call.envelope.oldest
+    if oldest is not None and event.timestamp < oldest:
+        event.timestamp = event.received_at
+        draft.flags = [*draft.flags, "timestamp_too_old"]
+
+
+def _tell(draft: Draft) -> None:
     wire, event, call = draft.wire, draft.event, draft.call
     explicit = wire.timestamp
     if wire.sentAt:

@@ -58,7 +58,7 @@ def extra(draft: Draft, unknown: dict[str, Raw]) -> None:
         notes: dict[str, object] = {"flags": draft.flags} if draft.flags else {}
         if draft.claims:
             notes["claims"] = draft.claims
-        if "clock_unusable" in draft.flags:
+        if "clock_unusable" in draft.flags or "timestamp_too_old" in draft.flags:
             times = ("timestamp", "originalTimestamp", "sentAt")
             notes["times"] = {t: v[:100] for t in times if (v := getattr(wire, t))}
         members.append(b'"collector":' + _encode(notes))

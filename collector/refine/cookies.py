@@ -40,15 +40,15 @@ _decode = msgspec.json.Decoder(_Given).decode
 
 def cookies(draft: Draft) -> None:
     """Add context.cookies and context.clientIds."""
-    call = draft.call
-    if not call.envelope.cookies:
+    call, found = draft.call, draft.call.envelope.cookies
+    if not found:
         return
     context = context_of(call, draft.wire.context)
     given = _Given() if context is None else _decode(context)
     if given.cookies is NOTHING:
-        draft.members.append(b'"cookies":' + _encode(call.envelope.cookies))
-    if given.clientIds is NOTHING and (found := client_ids(call.envelope.cookies)):
-        draft.members.append(b'"clientIds":' + _encode(found))
+        draft.members.append(b'"cookies":' + _encode(found))
+    if given.clientIds is NOTHING and (known := client_ids(found)):
+        draft.members.append(b'"clientIds":' + _encode(known))
 
 
 def client_ids(found: dict[str, str]) -> dict[str, object]:

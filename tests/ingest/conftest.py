@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from collector.ingest import Ingest, IngestSettings, RedirectSettings, SourceSettings
+from collector.ingest import Ingest, IngestSettings, LimitSettings, RedirectSettings, SourceSettings
 from collector.journal import FileJournal, JournalSettings
 from tests.edge import BACKEND, SHOP, Edge, MakeEdge
 
@@ -22,6 +22,7 @@ async def make_edge(tmp_path: Path) -> AsyncIterator[MakeEdge]:
             sources: Sequence[SourceSettings] = (SHOP, BACKEND),
             journal: JournalSettings | None = None,
             redirect: RedirectSettings | None = None,
+            limits: LimitSettings | None = None,
             **settings: Any,
         ) -> Edge:
             nonlocal made
@@ -33,6 +34,7 @@ async def make_edge(tmp_path: Path) -> AsyncIterator[MakeEdge]:
                 sources,
                 kept,
                 redirect,
+                limits,
             )
             await ingest.start()
             stack.push_async_callback(ingest.stop)

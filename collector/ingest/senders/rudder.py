@@ -54,7 +54,7 @@ class Rudder(Sender):
             return _NOT_BLOCKED  # any error would count as a blocker's
         intake = self._intake
         try:
-            intake.check_url(request)
+            intake.admit(request)
             source = intake.source(request, intake.key(request, parameters))
         except BadRequest as exc:
             intake.keep(request, exc)

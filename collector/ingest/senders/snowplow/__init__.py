@@ -90,7 +90,7 @@ class Snowplow(Sender):
         intake = self._intake
         sent = b""
         try:
-            intake.check_url(request)
+            intake.admit(request)
             parameters = request.query()
             key = intake.key(request, parameters)
             parameters.pop("writeKey", None)
