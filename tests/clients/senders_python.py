@@ -228,8 +228,11 @@ class Snowplow:
 
     def end(self) -> None:
         emitter = self._emitter
-        while emitter.event_store.size() or emitter.retry_timer.is_active():
-            emitter.flush()
+        while True:
+            with emitter.lock:  # nothing is on its way now
+                if not emitter.event_store.size() and not emitter.retry_timer.is_active():
+                    break
+                emitter.flush()
             time.sleep(0.05)
         self.sent = [self._numbers[id_] for id_ in self._ids]
         self.failed = [self._numbers[id_] for id_ in set(self._failed) - set(self._ids)]

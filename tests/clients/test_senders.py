@@ -8,7 +8,6 @@ not (Jitsu's, Customer.io's for Node) say so of each call, and lose nothing else
 import asyncio
 import json
 import os
-import ssl
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tests.clients.npm import installed
 from tests.clients.proxy import LOSE_ANSWER, LOSE_REQUEST, Proxy, says
+from tests.clients.tls import Tls
 from tests.expected import kept, moment
 from tests.process import CollectorProcess
 
@@ -36,17 +35,6 @@ PAUSE_MS = 40  # between two calls: the collector goes away while they are made
 IN_ORDER = ("node-jitsu", "node-customerio", "python-rudder", "python-customerio")
 
 
-class Tls:
-    """A certificate for localhost, and whom to believe."""
-
-    def __init__(self, directory: Path) -> None:
-        authority = trustme.CA()
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost", "127.0.0.1").configure_cert(self.context)
-        self.file = directory / "authority.pem"
-        authority.cert_pem.write_to_path(str(self.file))
-
-
 class Client:
     """One SDK, which sends with its own name as key to the source of that name."""
 
@@ -54,15 +42,14 @@ class Client:
         self.name = name
         self._command = command
         self.tls = tls.context if name.endswith("customerio") else None  # it speaks nothing else
-        self._believes = str(tls.file)
+        self._environment = os.environ | tls.environment
 
     async def drive(self, url: str, output: Path, count: int, pause_ms: int) -> dict[str, Any]:
         """Run the program, and return what was said to the SDK and what the SDK told."""
         process = await asyncio.create_subprocess_exec(
             *self._command,
             *(url, self.name, output, str(count), str(pause_ms)),
-            env=os.environ
-            | {"REQUESTS_CA_BUNDLE": self._believes, "NODE_EXTRA_CA_CERTS": self._believes},
+            env=self._environment,
             cwd=Path(self._command[1]).parent,
             stderr=asyncio.subprocess.DEVNULL,
         )
