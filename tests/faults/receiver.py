@@ -2,6 +2,7 @@
 Receiver: what destinations of the fault suite send to, as a process of its own.
 
     POST /<destination>/take      200 once the arrival is in the file
+    POST /<destination>/late      the same, LATE_SECONDS later: something is under way all the time
     POST /<destination>/slow      the same, after `fail` half a second later
     POST /<destination>/refuse    the same, after `fail` 400 to everything, and nothing is kept
 
@@ -28,6 +29,7 @@ import msgspec
 
 from tests.process import free_port
 
+LATE_SECONDS = 0.015
 SLOW_SECONDS = 0.5
 TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REFUSED = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 9\r\n\r\nnot today"
@@ -165,7 +167,8 @@ class Connection(asyncio.Protocol):
 
     def _take(self, path: str, key: bytes | None, body: bytes) -> None:
         _, destination, manner = path.split("/")
-        manner = manner if self.failing else "take"
+        if manner in {"slow", "refuse"} and not self.failing:
+            manner = "take"
         if manner == "refuse":
             self._transport.write(REFUSED)
             return
@@ -173,10 +176,11 @@ class Connection(asyncio.Protocol):
         kept = [(e.message_id, e.user_id or e.anonymous_id, e.received_at) for e in events]
         line = (destination, time.time(), key.decode() if key else None, kept)
         os.write(self._file, _encode(line) + b"\n")  # what was answered outlives a kill
-        if manner == "slow":
-            asyncio.get_running_loop().call_later(SLOW_SECONDS, self._answer)
-        else:
+        seconds = {"late": LATE_SECONDS, "slow": SLOW_SECONDS}.get(manner)
+        if seconds is None:
             self._answer()
+        else:
+            asyncio.get_running_loop().call_later(seconds, self._answer)
 
     def _answer(self) -> None:
         if not self._transport.is_closing():

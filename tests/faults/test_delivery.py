@@ -41,14 +41,14 @@ TAKEN_OVER_SECONDS_MAX = (
 )  # the others ask every 2.5 s; the rest is a slow machine
 HANDED_OVER_SECONDS_MAX = 8.0  # after SIGTERM: well within the lease
 LIVE_SECONDS = 1.0  # from the moment when an event was received until it has arrived
-LOAD = {"pause_seconds": 0.15}  # about 300 events a second: one by one they keep up with it
+LOAD = {"pause_seconds": 0.15}  # about 300 events a second: one by one they just keep up with it
 
 
 def two(receiver: Receiver) -> list[dict[str, Any]]:
     """A destination that is sent one event at a time, and one that is sent batches."""
     return [
-        destination("one", receiver.url("one"), timeout_seconds=2.0),
-        destination("many", receiver.url("many"), timeout_seconds=2.0, batch=True),
+        destination("one", receiver.url("one", "late"), timeout_seconds=2.0),
+        destination("many", receiver.url("many", "late"), timeout_seconds=2.0, batch=True),
     ]
 
 
