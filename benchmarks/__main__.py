@@ -1,7 +1,7 @@
 """
 All figures, as a table of ratios, each to a bare limit that was measured in the same run.
 
-    make bench                      everything; about 35 minutes
+    make bench                      everything; about 40 minutes
     make bench ARGS="--only pixel"  one of them
     make bench ARGS=--short         less of each, for a first look
 
