@@ -51,7 +51,8 @@ class Config(Section, frozen=True, kw_only=True):
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
     sources: list[SourceSettings] = msgspec.field(
-        default_factory=lambda: [SourceSettings(name="default", write_key=DEMO_KEY)]
+        # For trying out, from wherever.
+        default_factory=lambda: [SourceSettings(name="default", write_key=DEMO_KEY, mixed=True)]
     )
     destinations: list[AnyDestination] = []
 

@@ -124,6 +124,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     anonymous_id_wins: bool = False  # and for those with another
     cookies: dict[str, str] | None = None  # of ad networks
     public: bool = False  # by a key that everybody can read: not all that it says is believed
+    mixed: bool = False  # but what a server's library wrote is
     oldest: int | None = None  # the earliest time that an event may say it happened
 
 

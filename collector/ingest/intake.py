@@ -136,6 +136,7 @@ class Intake:
         browser = source.kind == "browser"
         if browser and not click:
             envelope.public = True
+            envelope.mixed = source.mixed
             if source.timestamp_days_max:
                 envelope.oldest = request.received_at - source.timestamp_days_max * DAY
         envelope.image = request.method == "GET" and not click

@@ -42,6 +42,7 @@ class SourceSettings(Section, frozen=True, kw_only=True):
     cookie_consent: list[str] = []  # categories that have to be granted before it is set
     cookie_wins: bool = True  # over the anonymousId of an event
     ad_cookies: bool = True  # cookies of ad networks that arrive are kept in context
+    mixed: bool = False  # servers send with a browser key, too: what their SDKs write is believed
     timestamp_days_max: CountOrNone = 0  # older events of a browser key count as of now; 0: none
     events_per_second: PerSecond = 0.0  # of this key; 0: as many as there are
     events_burst: Count = 10_000  # at once, after a silence

@@ -7,7 +7,8 @@ SDK (the default source is), so an event that a server library wrote is left alo
 
 With a key that everybody can read, the address that an event names is anybody's claim: the one
 that asked takes its place, or none if that was a server's, and `ip_replaced` flags it. What was
-written stays in `extra.collector.claims`.
+written stays in `extra.collector.claims`. A source that servers use as well (`mixed`) believes
+what says to be written by their libraries.
 
 Shapes   members of `context`; what the SDK sent otherwise stays, `0.0.0.0` included.
 Source   Segment, "Spec: Common Fields": ip is filled in for client-side libraries only;
@@ -57,8 +58,8 @@ _decode_library = msgspec.json.Decoder(_Library).decode
 def client(draft: Draft) -> None:
     """Fill in ip, user agent and page from the request."""
     call, context = draft.call, draft.context
-    if context.ip is not NOTHING and call.envelope.public and bytes(context.ip) not in UNRECORDED:
-        _disbelieve(draft)
+    if context.ip is not NOTHING and call.envelope.public:
+        _judge(draft)
     if not call.envelope.device and bytes(context.direct) != b"true":
         return
     if context.library is not NOTHING and by_server(bytes(context.library)):
@@ -71,15 +72,17 @@ def client(draft: Draft) -> None:
         draft.members.append(call.page)
 
 
-def _disbelieve(draft: Draft) -> None:
-    """Put the address that asked in the place of the one that was written."""
+def _judge(draft: Draft) -> None:
+    """Put the address that asked in the place of one that anybody may have written."""
     call, context = draft.call, draft.context
-    written = bytes(context.ip)[:CLAIM_BYTES].decode(errors="replace").strip('"')
+    text = bytes(context.ip)
+    server = context.library is not NOTHING and by_server(bytes(context.library))
+    if text in UNRECORDED or (server and call.envelope.mixed):
+        return
     draft.flags = [*draft.flags, "ip_replaced"]
+    written = text[:CLAIM_BYTES].decode(errors="replace").strip('"')
     draft.claims = draft.claims | {"ip": written}
-    persons = call.envelope.device and not (
-        context.library is not NOTHING and by_server(bytes(context.library))
-    )
+    persons = call.envelope.device and not server
     draft.members.append(call.ip if persons and call.ip else b'"ip":null')
 
 

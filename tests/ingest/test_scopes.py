@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from collector.config import Config
 from collector.event import Event
 from collector.ingest import SourceSettings
 from tests.edge import BACKEND, BROWSER, SHOP, Edge, MakeEdge, read
@@ -42,6 +43,15 @@ async def test_nor_does_it_become_a_servers_address(edge: Edge) -> None:
     event = await sent(edge, {"context": {"ip": "203.0.113.9", "library": SERVER_LIBRARY}})
     assert read(event.context)["ip"] is None
     assert said(event)["claims"] == {"ip": "203.0.113.9"}
+
+
+async def test_a_mixed_source_believes_the_sdks_of_servers(make_edge: MakeEdge) -> None:
+    (default,) = Config().sources
+    edge = await make_edge([default])
+    event = await sent(edge, {"context": {"ip": "203.0.113.9", "library": SERVER_LIBRARY}})
+    assert read(event.context)["ip"] == "203.0.113.9"
+    event = await sent(edge, {"context": {"ip": "203.0.113.9"}})
+    assert read(event.context)["ip"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("ip", ["0.0.0.0", "::", "", None])
