@@ -29,7 +29,7 @@ import msgspec
 
 from tests.process import free_port
 
-LATE_SECONDS = 0.015
+LATE_SECONDS = 0.008
 SLOW_SECONDS = 0.5
 TAKEN = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REFUSED = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 9\r\n\r\nnot today"
