@@ -71,6 +71,7 @@ class App:
             kinds,
             stores=lambda: self.store.up,
             journal_id=self.journal.id,
+            place=self.data_dir / "destinations.json",
         )
         self.store.listener = self.dispatch.stored
         self.dispatch.publish(self._accounts)

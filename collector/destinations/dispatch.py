@@ -18,12 +18,14 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from collector import metrics
 from collector.destinations.base import Destination
+from collector.destinations.beginnings import Beginnings
 from collector.destinations.courier import Courier
 from collector.destinations.outbound import Outbound
 from collector.destinations.pace import Clock, SystemClock, Turns
@@ -127,6 +129,7 @@ class Dispatch:
         stores: Callable[[], bool] = lambda: True,
         clock: Clock | None = None,
         journal_id: str = "",  # whose leases are ours after a kill; without one, nobody's
+        place: Path | None = None,  # of the file that says since when each is in the settings
     ) -> None:
         self._stores = stores  # whether Postgres has been brought up to our schema
         self._clock = clock or SystemClock()
@@ -138,7 +141,7 @@ class Dispatch:
         life = uuid.uuid4().hex[:8]
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{journal_id or life}:{life}"
         self._inherited = False
-        self._began_at = self._clock.now()
+        self._beginnings = Beginnings(place, self._posts, self._clock.now())
         self._task: asyncio.Task[None] | None = None
         self._renewed_at = float("-inf")
         self._expiry: asyncio.TimerHandle | None = None  # of the lease, in case nobody renews it
@@ -282,7 +285,7 @@ class Dispatch:
             post.name,
             post.type,
             settings.start,
-            self._began_at,
+            self._beginnings[post.name],
             post.digest,
         )
         await self._control.do(deliveries.configured, post.name, post.digest)

@@ -20,7 +20,6 @@ Errors   Postgres' own pass through; a file that cannot be written is said.
 
 import asyncio
 import logging
-import os
 import socket
 from collections import Counter
 from pathlib import Path
@@ -29,6 +28,7 @@ import msgspec
 
 from collector import metrics
 from collector.journal import Journal
+from collector.store import atomic
 from collector.store.accounts import enter, outcomes
 from collector.store.postgres import Connection
 
@@ -218,18 +218,9 @@ class Cursor:
         """Before Postgres has it: an epoch that is higher than the one we saved is not ours."""
         self._claim = claim
         try:
-            await asyncio.to_thread(_write, self._path, msgspec.json.encode(claim))
+            await asyncio.to_thread(atomic.write, self._path, msgspec.json.encode(claim))
         except OSError as exc:
             log.warning("%s cannot be written: %s", self._path.name, exc.strerror)
-
-
-def _write(path: Path, data: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
 
 
 def _anomaly(kind: str, sentence: str, **fields: object) -> None:

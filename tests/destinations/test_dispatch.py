@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -291,3 +292,21 @@ async def test_without_destinations_nothing_runs(dsn: str, traffic: Traffic) -> 
     await dispatch.stop()
     assert not traffic.jobs
     assert dispatch.facts() == []
+
+
+async def test_what_came_before_a_kill_without_postgres_is_the_new_destinations_too(
+    dsn: str, connection: asyncpg.Connection, vendor: Vendor, tmp_path: Path
+) -> None:
+    """Its row is made by a later life; the first one wrote down when it began."""
+    place = tmp_path / "destinations.json"
+    await store(connection, [event("before")])
+    await asyncio.sleep(0.01)
+    Dispatch([hook(start="now")], Postgres(dsn), KINDS, place=place)  # and is killed
+    await store(connection, [event("between")])
+    await asyncio.sleep(0.01)
+    later = Dispatch([hook(start="now")], Postgres(dsn), KINDS, place=place)
+    await later.start()
+    await store(connection, [event("after")])
+    await until(lambda: len(vendor.taken) == 2)
+    await later.stop()
+    assert vendor.taken == ["between", "after"]
