@@ -35,7 +35,11 @@ settings.register_profile(
     deadline=None,
     max_examples=int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "60")),
     derandomize="CI" in os.environ,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,  # by chance, of the few examples of a run
+        HealthCheck.function_scoped_fixture,
+    ],
 )
 settings.load_profile("collector")
 

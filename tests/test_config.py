@@ -523,6 +523,7 @@ def test_destinations_come_from_a_variable_as_json() -> None:
         (HOOK + 'colour = "red"', "destinations[0]", "colour"),
         (HOOK.replace("my-crm", "my crm"), "destinations[0].name", "regex"),
         (HOOK + 'start = "soon"', "destinations[0]", "start"),
+        (HOOK + 'start = "2999-01-01"', "destinations[0]", "a time to come"),
     ],
 )
 def test_a_destination_that_cannot_be_is_refused(

@@ -6,7 +6,7 @@ Units    seconds, bytes and plain counts, as the names say.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -96,11 +96,13 @@ class DestinationSettings(Section, frozen=True, kw_only=True, tag_field="type", 
             ip_network(network, strict=False)  # its ValueError says what is wrong
         if self.start not in {"now", "beginning"}:
             try:
-                datetime.fromisoformat(self.start)
+                at = datetime.fromisoformat(self.start)
             except ValueError:
                 raise ValueError(
                     f"start is {self.start!r}: write now, beginning or a time such as 2026-01-31"
                 ) from None
+            if (at if at.tzinfo else at.replace(tzinfo=UTC)) > datetime.now(UTC):
+                raise ValueError(f"start is {self.start!r}, a time to come: leave it out till then")
 
     def build(self, http: Outbound) -> Destination[Any]:
         """The destination with these settings, which sends through *http*."""
