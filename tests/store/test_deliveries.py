@@ -62,6 +62,7 @@ async def three_days(connection: asyncpg.Connection) -> None:
         ((NOW - timedelta(days=1, hours=1)).replace(tzinfo=None).isoformat(), NOW, 11),
         ((NOW + timedelta(days=1)).isoformat(), NOW, 31),
     ],
+    ids=["beginning", "now", "since-the-start", "a-time", "a-time-without-zone", "a-time-to-come"],
 )
 async def test_a_new_destination_begins_where_it_was_told_to(
     connection: asyncpg.Connection, start: str, began: datetime, first: int
