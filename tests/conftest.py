@@ -51,16 +51,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption("--seed", type=int, help="of the dice, as a test that failed printed it")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """
-    With `-n 2`, one process takes those that start, load and break collectors, one after the other,
-    so that they have most of the machine; the other takes the rest, file by file.
+    With `-n 2`, one process takes the tests that start, load and break collectors, one after the
+    other, so that they have most of the machine; the other takes the rest, file by file.
     """
-    for item in items:
-        room = item.path.relative_to(HERE).parts[0]
-        group = "processes" if room in PROCESSES else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    room = item.path.relative_to(HERE).parts[0]
+    networked = "network" in getattr(item, "fixturenames", ())  # there is one such network
+    group = "processes" if room in PROCESSES or networked else str(item.path)
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 class PostgresServer:

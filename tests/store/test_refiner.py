@@ -139,7 +139,7 @@ async def test_it_ends_when_the_load_has_gone(
     monkeypatch.setattr(refiner, "WINDOW_SECONDS", 0.02)
     monkeypatch.setattr(refiner, "CALM_SECONDS", 0.1)
     await until(lambda: busy.pid is None)
-    assert is_gone(pid)
+    await until(lambda: is_gone(pid))
     monkeypatch.setattr(refiner, "CALM_SECONDS", 30.0)
     await up(busy)  # and comes again with it
 
