@@ -32,7 +32,7 @@ sdk:
 test:
 	@sh scripts/venv dev
 	@sh scripts/debian $(PROGRAMS) || true
-	@PATH="$$PWD/.venv/bin:$$PATH" NODE_USE_SYSTEM_CA=1 .venv/bin/python -m pytest -n 2 --dist loadgroup -rs --session-timeout=840 $(ARGS)
+	@PATH="$$PWD/.venv/bin:$$PATH" NODE_USE_SYSTEM_CA=1 .venv/bin/python -m pytest -rs --session-timeout=1140 $(ARGS)
 
 check:
 	@sh scripts/venv dev

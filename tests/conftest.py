@@ -23,9 +23,6 @@ from collector.store.settings import StoreSettings
 from collector.store.warehouse import Publisher
 from tests.process import CollectorProcess
 
-HERE = Path(__file__).parent
-PROCESSES = {"clients", "faults", "prove"}
-
 _numbers = itertools.count(1)
 
 # Few examples, and in CI the same ones each time; a shared machine stalls for longer than any
@@ -49,17 +46,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults.addoption("--long", action="store_true", help="many rounds, and a table at the end")
     faults.addoption("--rounds", type=int, help="so many rounds of each fault")
     faults.addoption("--seed", type=int, help="of the dice, as a test that failed printed it")
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """
-    With `-n 2`, one process takes the tests that start, load and break collectors, one after the
-    other, so that they have most of the machine; the other takes the rest, file by file.
-    """
-    room = item.path.relative_to(HERE).parts[0]
-    networked = "network" in getattr(item, "fixturenames", ())  # there is one such network
-    group = "processes" if room in PROCESSES or networked else str(item.path)
-    item.add_marker(pytest.mark.xdist_group(group))
 
 
 class PostgresServer:

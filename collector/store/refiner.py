@@ -134,8 +134,10 @@ class Refiner:
         await self._stop()
 
     async def _stop(self) -> None:
-        self._starting = None
+        starting, self._starting = self._starting, None
         await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        if starting is not None:  # ended while it started: nobody else asks how that went
+            await asyncio.gather(starting, return_exceptions=True)
 
     # --- the process; all that follows is done in the thread -------------------------------
 
